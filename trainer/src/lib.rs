@@ -1,1 +1,3 @@
-//! t
+//! Train an image encoder on unlabelled pictures with BYOL and export it to ONNX.
+
+pub mod nn;

@@ -1,0 +1,4 @@
+//! Layers and networks: everything a model is made of, behind which the kernels can change.
+
+pub mod config;
+pub mod weights;
