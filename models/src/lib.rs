@@ -1,1 +1,27 @@
-//! m
+//! What an encoder is: its manifest, contract, pixels, golden check and ONNX Runtime session.
+//!
+//! The server and the trainer both use this crate, so that a picture becomes the same
+//! pixels, and the pixels the same embedding, on both sides.
+
+pub mod artefact;
+pub mod contract;
+pub mod decode;
+pub mod digest;
+pub mod embedding;
+pub mod encoder;
+pub mod golden;
+pub mod manifest;
+pub mod pixels;
+pub mod preprocess;
+pub mod runtime;
+
+pub use artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
+pub use contract::Contract;
+pub use decode::{DecodeError, DecodeLimits, ImageBytes, decode};
+pub use embedding::{Embedding, EmbeddingError};
+pub use encoder::{Device, Encoder, EncoderError, SessionOptions};
+pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
+pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
+pub use pixels::{Pixels, PixelsError};
+pub use preprocess::{Filter, Preprocess, PreprocessError, ResizePolicy};
+pub use runtime::{RuntimeError, RuntimeInfo};
