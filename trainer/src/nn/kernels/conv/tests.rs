@@ -1,0 +1,128 @@
+//! Convolution against the formula in f64, on every instruction set of the processor.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+/// Values in [-1, 1) inside, zero in the border.
+fn random_map(g: Geometry, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut data = vec![0f32; g.len()];
+    for n in 0..g.images {
+        for y in 0..g.height {
+            for x in 0..g.width {
+                let at = g.origin() + n * g.image_stride() + y * g.row_stride() + x * g.channels;
+                data[at..at + g.channels].fill_with(|| rng.random_range(-1.0..1.0));
+            }
+        }
+    }
+    data
+}
+
+fn at(g: Geometry, n: usize, y: isize, x: isize, c: usize) -> usize {
+    let start = (g.origin() + n * g.image_stride() + c) as isize;
+    (start + y * g.row_stride() as isize + x * g.channels as isize) as usize
+}
+
+/// Calls `f` with every (x index, w index, z index) that multiply in a convolution.
+fn every_product(s: ConvShape, xg: Geometry, zg: Geometry, mut f: impl FnMut(usize, usize, usize)) {
+    for n in 0..zg.images {
+        for (oy, ox) in (0..zg.height).flat_map(|y| (0..zg.width).map(move |x| (y, x))) {
+            for (ky, kx) in (0..s.kernel).flat_map(|y| (0..s.kernel).map(move |x| (y, x))) {
+                let iy = (oy * s.stride + ky) as isize - s.pad() as isize;
+                let ix = (ox * s.stride + kx) as isize - s.pad() as isize;
+                if iy < 0 || ix < 0 || iy >= xg.height as isize || ix >= xg.width as isize {
+                    continue;
+                }
+                for ci in 0..s.cin {
+                    for co in 0..s.cout {
+                        let w = ((ky * s.kernel + kx) * s.cin + ci) * s.cout + co;
+                        f(at(xg, n, iy, ix, ci), w, at(zg, n, oy as isize, ox as isize, co));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(*f) - e).abs() < 2e-4 * (1.0 + e.abs()), "{what}[{i}]: {f} is not {e}");
+    }
+}
+
+fn check(isa: Isa, s: ConvShape, images: usize, height: usize, width: usize) {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let xg = Geometry { images, height, width, channels: s.cin, pad: s.pad() };
+    let zg = s.output(xg);
+    let dzg = zg.with_pad(s.pad());
+    let x = random_map(xg, &mut rng);
+    let dz = random_map(dzg, &mut rng);
+    let w: Vec<f32> = (0..s.weights()).map(|_| rng.random_range(-1.0..1.0)).collect();
+
+    let mut z = vec![f32::NAN; zg.len()];
+    forward_on(isa, s, xg, &x, &w, zg, &mut z);
+    let mut expected = vec![0f64; zg.len()];
+    every_product(s, xg, zg, |xi, wi, zi| expected[zi] += f64::from(x[xi]) * f64::from(w[wi]));
+    assert_close("z", &z, &expected);
+
+    let dxg = xg.with_pad(0);
+    let mut expected = vec![0f64; dxg.len()];
+    every_product(s, dxg, dzg, |xi, wi, zi| expected[xi] += f64::from(dz[zi]) * f64::from(w[wi]));
+    let mut dx = vec![f32::NAN; dxg.len()];
+    backward_input_on(isa, s, dzg, &dz, &w, dxg, &mut dx, false);
+    assert_close("dx", &dx, &expected);
+    let mut dx = vec![2f32; dxg.len()];
+    backward_input_on(isa, s, dzg, &dz, &w, dxg, &mut dx, true);
+    expected.iter_mut().for_each(|e| *e += 2.0);
+    assert_close("dx + 2", &dx, &expected);
+
+    let mut expected = vec![1f64; s.weights()];
+    every_product(s, xg, dzg, |xi, wi, zi| expected[wi] += f64::from(x[xi]) * f64::from(dz[zi]));
+    let mut dw = vec![1f32; s.weights()];
+    backward_weights_on(isa, s, xg, &x, dzg, &dz, &mut dw);
+    assert_close("dw + 1", &dw, &expected);
+}
+
+#[test]
+fn all_three_passes_match_the_formula_on_every_instruction_set() {
+    for isa in Isa::all() {
+        for (kernel, stride) in [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)] {
+            for (cin, cout) in [(3, 16), (8, 8), (24, 40), (16, 64)] {
+                check(isa, ConvShape { kernel, stride, cin, cout }, 3, 8, 8);
+                check(isa, ConvShape { kernel, stride, cin, cout }, 2, 7, 10);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_single_image_and_a_single_pixel_work() {
+    for isa in Isa::all() {
+        check(isa, ConvShape { kernel: 3, stride: 2, cin: 8, cout: 8 }, 1, 1, 1);
+        check(isa, ConvShape { kernel: 3, stride: 1, cin: 8, cout: 8 }, 1, 2, 1);
+    }
+}
+
+#[test]
+fn large_weights_take_the_path_without_partial_sums() {
+    let s = ConvShape { kernel: 3, stride: 1, cin: 488, cout: 960 };
+    assert_eq!(PARTIAL_VALUES / s.weights(), 0);
+    check(Isa::detect(), s, 1, 2, 2);
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let s = ConvShape { kernel: 3, stride: 1, cin: 16, cout: 32 };
+    let xg = Geometry { images: 20, height: 8, width: 8, channels: 16, pad: 1 };
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let (x, dz) = (random_map(xg, &mut rng), random_map(s.output(xg), &mut rng));
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut dw = vec![0f32; s.weights()];
+        pool.install(|| backward_weights(s, xg, &x, s.output(xg), &dz, &mut dw));
+        dw
+    };
+    assert_eq!(run(1), run(3));
+}
