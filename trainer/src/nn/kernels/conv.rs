@@ -182,31 +182,25 @@ impl Kernel for PassTask<'_> {
                 channels: (self.packed.channels - first).min(vectors * S::LANES),
                 accumulate: self.pass.accumulate,
             };
-            if vectors == 2 {
-                self.tiles(S::ROWS, first, |m, i, o| {
-                    // SAFETY: `run_pass` checked the bounds of the whole pass.
-                    unsafe { product_rows::<S, 2>(m, &block, i, o) }
-                });
-            } else {
-                self.tiles(S::ROWS_NARROW, first, |m, i, o| {
-                    // SAFETY: as above.
-                    unsafe { product_rows::<S, 1>(m, &block, i, o) }
-                });
+            // SAFETY: `run_pass` checked the bounds of the whole pass.
+            unsafe {
+                if vectors == 2 {
+                    self.tiles::<S, 2>(S::ROWS, first, &block);
+                } else {
+                    self.tiles::<S, 1>(S::ROWS_NARROW, first, &block);
+                }
             }
         }
     }
 }
 
 impl PassTask<'_> {
-    /// Cuts the task's pixels into tiles of nearly equal height, at most `rows`, and calls `f` with
-    /// each one's height and pointers.
+    /// Cuts the task's pixels into tiles of nearly equal height, at most `rows`, and computes each.
+    ///
+    /// No closure stands between the instruction set's entry and the tiles: the compiler would
+    /// build it without the instruction set.
     #[inline(always)]
-    fn tiles(
-        &self,
-        rows: usize,
-        first_channel: usize,
-        f: impl Fn(usize, &[*const f32; 16], &[*mut f32; 16]),
-    ) {
+    unsafe fn tiles<S: Simd, const N: usize>(&self, rows: usize, first_channel: usize, block: &Product) {
         let pass = self.pass;
         let total = self.images.len() * pass.height * pass.width;
         let tiles = total.div_ceil(rows);
@@ -230,7 +224,8 @@ impl PassTask<'_> {
                     }
                 }
             }
-            f(m, &input, &output);
+            // SAFETY: the caller's promise.
+            unsafe { product_rows::<S, N>(m, block, &input, &output) }
         }
     }
 }
