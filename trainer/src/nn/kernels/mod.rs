@@ -2,5 +2,8 @@
 
 pub mod conv;
 pub mod geometry;
+
+pub mod norm;
+pub mod pool;
 pub mod simd;
 mod tile;
