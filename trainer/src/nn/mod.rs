@@ -1,5 +1,9 @@
 //! Layers and networks: everything a model is made of, behind which the kernels can change.
 
+pub mod buffer;
 pub mod config;
 pub mod kernels;
+pub mod layout;
+pub mod resnet;
+pub mod unit;
 pub mod weights;
