@@ -1,0 +1,1 @@
+//! Decoding of every format, orientation and colour type, and of broken files.
