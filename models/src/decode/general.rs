@@ -27,7 +27,7 @@ pub(super) fn decode(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Re
     let depth = u64::from(decoder.color_type().bytes_per_pixel());
     check_size(width, height, depth, limits)?;
     decoder.set_limits(memory).map_err(|e| refuse(e, size))?;
-    let orientation = orientation(kind, decoder.as_mut());
+    let orientation = orientation(kind, bytes, decoder.as_mut());
     let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e, size))?;
     convert::upright(width, height, convert::to_rgb(picture), orientation)
 }
@@ -45,16 +45,28 @@ fn open<'a>(kind: ImageKind, bytes: &'a [u8], memory: &Limits) -> ImageResult<Bo
 }
 
 /// Broken metadata does not refuse a picture: it is then taken as it lies.
-fn orientation(kind: ImageKind, decoder: &mut dyn ImageDecoder) -> Orientation {
-    let found = if kind == ImageKind::Tiff {
-        decoder.orientation().ok()
-    } else {
-        decoder.exif_metadata().ok().flatten().and_then(|exif| {
-            // Some writers keep JPEG's prefix in front of the TIFF header.
-            Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif))
-        })
-    };
-    found.unwrap_or(Orientation::NoTransforms)
+fn orientation(kind: ImageKind, bytes: &[u8], decoder: &mut dyn ImageDecoder) -> Orientation {
+    if kind == ImageKind::Tiff {
+        return decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    }
+    let exif = decoder.exif_metadata().ok().flatten();
+    let exif = exif.as_deref().or_else(|| png_late_exif(kind, bytes));
+    // Some writers keep JPEG's prefix in front of the TIFF header.
+    exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
+        .unwrap_or(Orientation::NoTransforms)
+}
+
+/// The eXIf chunk of a PNG that stands behind the pixels, where the decoder has not been.
+fn png_late_exif(kind: ImageKind, bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(8..).filter(|_| kind == ImageKind::Png)?;
+    loop {
+        let (head, body) = rest.split_first_chunk::<8>()?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if &head[4..] == b"eXIf" {
+            return body.get(..length);
+        }
+        rest = body.get(length.checked_add(4)?..)?;
+    }
 }
 
 /// The size in a PNG's first chunk.

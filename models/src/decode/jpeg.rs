@@ -25,7 +25,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, Deco
         .set_max_height(usize::MAX)
         .jpeg_set_max_scans(MAX_SCANS);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|e| refuse(e, strict))?;
+    decoder.decode_headers().map_err(|e| refuse(&e, bytes, strict))?;
     let (width, height) = decoder
         .dimensions()
         .and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)))
@@ -36,7 +36,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, Deco
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));
     let pixels = width as usize * height as usize;
     let mut data = vec![0u8; pixels * wanted.num_components()];
-    decoder.decode_into(&mut data).map_err(|e| refuse(e, strict))?;
+    decoder.decode_into(&mut data).map_err(|e| refuse(&e, bytes, strict))?;
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
@@ -45,8 +45,11 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, Deco
     convert::upright(width, height, rgb, orientation)
 }
 
-fn refuse(error: DecodeErrors, cut_short: bool) -> DecodeError {
+fn refuse(error: &DecodeErrors, bytes: &[u8], cut_short: bool) -> DecodeError {
     match error {
+        _ if has_undecoded_frame(bytes) => DecodeError::UnsupportedFormat {
+            reason: "the JPEG is lossless, hierarchical or arithmetic-coded".into(),
+        },
         DecodeErrors::Unsupported(scheme) => DecodeError::UnsupportedFormat {
             reason: format!("the JPEG is of a kind that is not decoded ({scheme:?})"),
         },
@@ -57,27 +60,34 @@ fn refuse(error: DecodeErrors, cut_short: bool) -> DecodeError {
     }
 }
 
-/// Whether the picture's end marker (EOI) is there, walking from marker to marker so that
-/// the one of an embedded thumbnail does not count.
-fn has_end(bytes: &[u8]) -> bool {
-    if bytes.ends_with(&[0xff, 0xd9]) {
-        return true;
-    }
+/// The markers of the file in order; segments are stepped over, so
+/// that those of an embedded thumbnail do not count. Ends where the file breaks off.
+fn markers(bytes: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 2;
-    while let Some(marker_at) = next_marker(bytes, at) {
+    std::iter::from_fn(move || {
+        let marker_at = next_marker(bytes, at)?;
         let marker = bytes[marker_at];
         at = marker_at + 1;
-        match marker {
-            0xd9 => return true,
-            // TEM, restart markers and a start of image carry no length.
-            0x01 | 0xd0..=0xd8 => {}
-            _ => match bytes.get(at..at + 2) {
-                Some(&[high, low]) => at += usize::from(u16::from_be_bytes([high, low])).max(2),
-                _ => return false,
-            },
+        // TEM, restart markers, start and end of image carry no length.
+        if !matches!(marker, 0x01 | 0xd0..=0xd9) {
+            let length = bytes
+                .get(at..at + 2)
+                .map_or(bytes.len(), |two| usize::from(u16::from_be_bytes([two[0], two[1]])).max(2));
+            at = at.saturating_add(length);
         }
-    }
-    false
+        Some(marker)
+    })
+}
+
+/// Whether the frame is of a kind that zune-jpeg does not decode: not SOF0 to SOF2.
+fn has_undecoded_frame(bytes: &[u8]) -> bool {
+    let frame = markers(bytes).find(|m| matches!(m, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf));
+    frame.is_some_and(|marker| marker > 0xc2)
+}
+
+/// Whether the picture's own end marker (EOI) is there.
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.ends_with(&[0xff, 0xd9]) || markers(bytes).any(|marker| marker == 0xd9)
 }
 
 /// Position of the next byte after `from` that names a marker: one that follows 0xff and is
