@@ -64,7 +64,7 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
 /// When it is missing or no manifest.
 pub fn manifest(path: &Path) -> std::io::Result<Manifest> {
     let text = std::fs::read(path.join("manifest.json"))?;
-    serde_json::from_slice(&text).map_err(std::io::Error::other)
+    Manifest::parse(&text).map_err(std::io::Error::other)
 }
 
 fn name_and_version(path: &Path) -> Option<(String, u32)> {
