@@ -2,6 +2,7 @@
 //!
 //! It shares nothing with the graph but the names of the weights: normalise, convolve, batch norm
 //! with running statistics, pool, each as its own loop, so that an error in folding shows.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use latentd_model::Pixels;
 

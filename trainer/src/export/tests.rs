@@ -1,4 +1,5 @@
 //! Tests of the export on real pictures, against a plain reference of the network.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 
