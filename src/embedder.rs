@@ -38,6 +38,9 @@ pub struct Embedded {
     pub timing: Timing,
 }
 
+/// Gets a decoded picture in its own size, on the decode pool, before it is brought to the encoder's.
+pub type Seen = Box<dyn FnOnce(&Pixels) + Send>;
+
 /// Why a picture has no embedding.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
@@ -194,8 +197,20 @@ impl Embedder {
         images: Vec<ImageBytes>,
         body: Option<Arc<Permit>>,
     ) -> Result<Vec<Result<Embedded, EmbedError>>, Overloaded> {
+        self.embed_all_seen(images.into_iter().map(|image| (image, None)).collect(), body).await
+    }
+
+    /// As [`Embedder::embed_all`], and shows decoded pictures to whoever wants to see them.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed_all`].
+    pub async fn embed_all_seen(
+        &self,
+        images: Vec<(ImageBytes, Option<Seen>)>,
+        body: Option<Arc<Permit>>,
+    ) -> Result<Vec<Result<Embedded, EmbedError>>, Overloaded> {
         let permits: Result<Vec<_>, _> = images.iter().map(|_| self.0.admission.admit(1, 0)).collect();
-        let submit = |(image, permit)| self.submit_admitted(image, permit, body.clone());
+        let submit = |((image, seen), permit)| self.submit_admitted(image, seen, permit, body.clone());
         let pending: Vec<_> = images.into_iter().zip(permits?).map(submit).collect();
         Ok(futures::future::join_all(pending).await)
     }
@@ -213,7 +228,7 @@ impl Embedder {
         let inner = self.0.clone();
         self.on_pool(move || {
             let _held = (permit, body);
-            inner.pixels(&image)
+            inner.pixels(&image, None)
         })
         .await
         .ok_or(EmbedError::Internal)?
@@ -261,13 +276,19 @@ impl Embedder {
 
     fn submit(&self, image: ImageBytes, body: Option<Arc<Permit>>) -> Result<Pending, Overloaded> {
         let permit = self.0.admission.admit(1, 0)?;
-        Ok(self.submit_admitted(image, permit, body))
+        Ok(self.submit_admitted(image, None, permit, body))
     }
 
-    fn submit_admitted(&self, image: ImageBytes, permit: Permit, body: Option<Arc<Permit>>) -> Pending {
+    fn submit_admitted(
+        &self,
+        image: ImageBytes,
+        seen: Option<Seen>,
+        permit: Permit,
+        body: Option<Arc<Permit>>,
+    ) -> Pending {
         let (reply, answer) = oneshot::channel();
         let inner = self.0.clone();
-        self.0.pool.spawn(move || inner.decode_and_queue(image, permit, body, reply));
+        self.0.pool.spawn(move || inner.decode_and_queue(image, seen, permit, body, reply));
         Pending { answer, metrics: self.0.metrics.clone() }
     }
 }
@@ -300,6 +321,7 @@ impl Inner {
     fn decode_and_queue(
         &self,
         image: ImageBytes,
+        seen: Option<Seen>,
         permit: Permit,
         body: Option<Arc<Permit>>,
         reply: oneshot::Sender<Result<Embedded, EmbedError>>,
@@ -309,7 +331,7 @@ impl Inner {
             return;
         }
         let started = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.pixels(&image))).unwrap_or_else(|_| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.pixels(&image, seen))).unwrap_or_else(|_| {
             tracing::error!("decoding a picture panicked");
             Err(EmbedError::Internal)
         });
@@ -326,8 +348,11 @@ impl Inner {
         }
     }
 
-    fn pixels(&self, image: &ImageBytes) -> Result<Pixels, EmbedError> {
+    fn pixels(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
         let decoded = latentd_model::decode(image.as_slice(), &self.limits)?;
+        if let Some(seen) = seen {
+            seen(&decoded);
+        }
         Ok(self.preprocess().apply(&decoded)?)
     }
 

@@ -7,13 +7,16 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{docs, embed, info, models, observe, preprocess, ui};
+use super::{collections, docs, embed, info, items, models, observe, preprocess, search, ui};
 use crate::app::AppState;
 
 fn described() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(docs::base())
         .merge(embed::routes())
         .merge(preprocess::routes())
+        .merge(items::routes())
+        .merge(search::routes())
+        .merge(collections::routes())
         .merge(models::routes())
         .merge(info::routes())
 }

@@ -72,6 +72,8 @@ pub struct Query {
     pub exclude: Vec<ItemId>,
     /// Lowest score that counts.
     pub min_score: Option<f32>,
+    /// Whether neighbours tell their vectors.
+    pub with_vectors: bool,
 }
 
 impl Query {
@@ -88,6 +90,8 @@ pub struct Neighbour {
     pub score: f32,
     /// What the client keeps with it.
     pub metadata: Metadata,
+    /// Its vector, where the query asks for it.
+    pub vector: Option<Embedding>,
 }
 
 /// A collection and its size.

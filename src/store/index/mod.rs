@@ -182,7 +182,7 @@ impl CollectionIndex {
     /// pool's other threads too. The query's vector has the index's length.
     pub fn search(&self, query: &Query) -> Vec<Neighbour> {
         let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
-        let prepared = Prepared::new(&query.vector, self.level, filter, &query.exclude);
+        let prepared = Prepared::new(query, self.level, filter);
         let segments = Arc::clone(&self.segments.read());
         let bar = Bar::new(query.min_score);
         let scan = |segments: &[Arc<RwLock<Segment>>]| {

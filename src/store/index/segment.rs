@@ -6,7 +6,7 @@ use super::quantise::{Scale, quantise, score_error};
 use super::top::Top;
 use super::{Precision, Row};
 use crate::store::filter::CompiledFilter;
-use crate::store::{ItemId, Neighbour};
+use crate::store::{ItemId, Neighbour, Query};
 use latentd_model::Embedding;
 
 /// Most rows of one segment.
@@ -31,20 +31,24 @@ pub struct Prepared<'a> {
     level: Level,
     filter: Option<CompiledFilter>,
     exclude: &'a [ItemId],
+    with_vectors: bool,
 }
 
 impl<'a> Prepared<'a> {
-    /// Of this vector.
-    pub fn new(
-        vector: &Embedding,
-        level: Level,
-        filter: Option<CompiledFilter>,
-        exclude: &'a [ItemId],
-    ) -> Self {
-        let mut codes = vec![0; vector.dim()];
-        let scale = quantise(vector.as_slice(), &mut codes);
-        let codes = QueryCodes::new(&codes);
-        Self { vector: Rows::of(vector.as_slice()), codes, scale, level, filter, exclude }
+    /// Of this query.
+    pub fn new(query: &'a Query, level: Level, filter: Option<CompiledFilter>) -> Self {
+        let values = query.vector.as_slice();
+        let mut codes = vec![0; values.len()];
+        let scale = quantise(values, &mut codes);
+        Self {
+            vector: Rows::of(values),
+            codes: QueryCodes::new(&codes),
+            scale,
+            level,
+            filter,
+            exclude: &query.exclude,
+            with_vectors: query.with_vectors,
+        }
     }
 
     fn counts(&self, row: &Row) -> bool {
@@ -139,7 +143,11 @@ impl Segment {
         }
         let score = query.level.dot_f32(query.vector.row(0), self.vectors.row(at)).clamp(-1.0, 1.0);
         if score >= top.bar() && (query.filter.is_some() || query.counts(row)) {
-            let make = || Neighbour { id: row.id.clone(), score, metadata: row.metadata.clone() };
+            let make = || {
+                let vector = query.with_vectors.then(|| self.vectors.row(at)[..self.code.len()].to_vec());
+                let vector = vector.and_then(|values| Embedding::from_normalised(values).ok());
+                Neighbour { id: row.id.clone(), score, metadata: row.metadata.clone(), vector }
+            };
             top.offer(score, &row.id, make);
         }
     }

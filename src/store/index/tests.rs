@@ -21,6 +21,7 @@ fn query(vector: &Embedding, k: usize) -> Query {
         filter: None,
         exclude: Vec::new(),
         min_score: None,
+        with_vectors: false,
     }
 }
 

@@ -115,7 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn neighbour(score: f32, id: &str) -> Neighbour {
-        Neighbour { id: ItemId::new(id).unwrap(), score, metadata: Metadata::default() }
+        Neighbour { id: ItemId::new(id).unwrap(), score, metadata: Metadata::default(), vector: None }
     }
 
     proptest! {
