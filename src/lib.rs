@@ -1,1 +1,20 @@
-//! latentd
+//! latentd: serve your own image encoder, embeddings and nearest neighbours over REST.
+//!
+//! A request goes [`http`] → [`embedder`] (decode pool) → [`batcher`] → [`backend`] → ONNX Runtime,
+//! and from there to the reply or the [`store`].
+
+pub mod admission;
+pub mod app;
+pub mod backend;
+pub mod batcher;
+pub mod cli;
+pub mod config;
+pub mod embedder;
+pub mod http;
+pub mod indexer;
+pub mod locate;
+pub mod npy;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod thumbnail;

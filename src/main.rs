@@ -1,1 +1,7 @@
-fn main() {}
+//! The `latentd` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    latentd::cli::main()
+}

@@ -1,8 +1,14 @@
 //! Decode: the bytes of a picture file become pixels.
 
+mod convert;
+mod general;
+mod jpeg;
+mod sniff;
+
 use bytes::Bytes;
 
 use crate::pixels::Pixels;
+pub use sniff::{ImageKind, sniff};
 
 /// A picture file that was not decoded yet. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,23 +70,6 @@ impl Default for DecodeLimits {
     }
 }
 
-/// The format of a picture file, told by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ImageKind {
-    /// JPEG.
-    Jpeg,
-    /// PNG.
-    Png,
-    /// WebP.
-    WebP,
-    /// GIF.
-    Gif,
-    /// Windows bitmap.
-    Bmp,
-    /// TIFF.
-    Tiff,
-}
-
 /// Why a file gave no pixels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -132,15 +121,58 @@ impl DecodeError {
     }
 }
 
-/// The format of a picture file by its first bytes, never by a name; `None` when unknown.
-pub fn sniff(_bytes: &[u8]) -> Option<ImageKind> {
-    None
-}
-
 /// Decodes a picture file to upright RGB of 8 bits.
 ///
+/// The header is checked before anything is decoded. EXIF orientation is applied; grey,
+/// palette, 16-bit, float and CMYK become 8-bit RGB; alpha is laid over white; of an
+/// animation the first frame is taken. Colour profiles are not applied, as in Pillow's
+/// `convert("RGB")`.
+///
+/// Memory: at most 8 bytes for each of `max_pixels` while decoding, and 3 for the result.
+///
 /// # Errors
-/// See [`DecodeError`]. Never panics.
-pub fn decode(_bytes: &[u8], _limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
-    Err(DecodeError::Empty)
+/// See [`DecodeError`]. Never panics: a panic inside a decoder is [`DecodeError::Corrupt`].
+pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    if bytes.len() > limits.max_bytes {
+        return Err(DecodeError::TooLarge { bytes: bytes.len(), max: limits.max_bytes });
+    }
+    let kind = sniff(bytes).ok_or_else(|| DecodeError::UnsupportedFormat {
+        reason: format!("the file is {}", sniff::describe_unknown(bytes)),
+    })?;
+    // A decoder is handed nothing but these bytes, so nothing half-changed survives a panic.
+    let attempt = std::panic::catch_unwind(|| match kind {
+        ImageKind::Jpeg => jpeg::decode(bytes, limits),
+        other => general::decode(other, bytes, limits),
+    });
+    match attempt {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            tracing::error!(%kind, bytes = bytes.len(), "a picture decoder panicked; the picture is refused");
+            Err(DecodeError::Corrupt { reason: format!("the {kind} decoder gave up on it") })
+        }
+    }
 }
+
+/// Refuses a header that declares more pixels, or more bytes of decoded samples, than allowed.
+fn check_size(
+    width: u32,
+    height: u32,
+    bytes_per_pixel: u64,
+    limits: &DecodeLimits,
+) -> Result<(), DecodeError> {
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Corrupt { reason: format!("the header declares {width}x{height} pixels") });
+    }
+    let deep = 8 * limits.max_pixels / bytes_per_pixel.max(1);
+    let max = limits.max_pixels.min(deep);
+    if u64::from(width) * u64::from(height) > max {
+        return Err(DecodeError::TooManyPixels { width, height, max });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,18 @@
 //! The encoder: one ONNX Runtime session of an artefact.
 
+use std::fmt;
+use std::path::Path;
+
 use ndarray::{Array2, ArrayView4};
+use ort::ep;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
 use crate::artefact::Artefact;
 use crate::embedding::Embedding;
 use crate::pixels::Pixels;
-use crate::runtime::RuntimeError;
+use crate::runtime::{self, RuntimeError};
 
 /// Where a session runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +22,15 @@ pub enum Device {
     Cpu,
     /// The CUDA GPU of this number.
     Cuda(i32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
 }
 
 /// How a session runs.
@@ -46,6 +62,15 @@ pub struct GraphShape {
 /// An encoder that can embed.
 pub struct Encoder {
     shape: GraphShape,
+    session: Session,
+    /// The batch as one tensor, kept from one run to the next.
+    scratch: Vec<u8>,
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoder({:?})", self.shape)
+    }
 }
 
 /// Why an encoder could not be opened or could not embed.
@@ -57,13 +82,15 @@ pub enum EncoderError {
     /// ONNX Runtime refused the model or the run.
     #[error("ONNX Runtime: {0}")]
     Ort(String),
-    /// This build has no such device.
-    #[error("this build has no {device}: build it with `--features {feature}`")]
-    NotBuilt {
+    /// The device cannot be used; nothing falls back silently.
+    #[error(
+        "{device} cannot be used ({reason}): it needs ONNX Runtime for GPUs (`latentd runtime install --gpu`), CUDA's and cuDNN's libraries, and a driver"
+    )]
+    Device {
         /// The device.
-        device: &'static str,
-        /// The cargo feature.
-        feature: &'static str,
+        device: Device,
+        /// What ONNX Runtime said.
+        reason: String,
     },
     /// The graph's input or output is not what an artefact's must be.
     #[error("the graph's {what} is {actual}, but must be {expected}")]
@@ -104,20 +131,37 @@ impl Encoder {
     ///
     /// # Errors
     /// See [`EncoderError`].
-    pub fn open(_artefact: &Artefact, _options: &SessionOptions) -> Result<Self, EncoderError> {
-        Err(EncoderError::Ort(String::new()))
+    pub fn open(artefact: &Artefact, options: &SessionOptions) -> Result<Self, EncoderError> {
+        let manifest = artefact.manifest();
+        let shape = GraphShape {
+            height: manifest.preprocess.height,
+            width: manifest.preprocess.width,
+            dim: manifest.output.dim,
+        };
+        Self::from_source(Source::File(&artefact.model_path()), shape, options)
     }
 
     /// Opens a session of a graph in memory, e.g. before its artefact is written.
     ///
     /// # Errors
     /// See [`EncoderError`].
-    pub fn from_onnx(
-        _onnx: &[u8],
-        _shape: GraphShape,
-        _options: &SessionOptions,
+    pub fn from_onnx(onnx: &[u8], shape: GraphShape, options: &SessionOptions) -> Result<Self, EncoderError> {
+        Self::from_source(Source::Memory(onnx), shape, options)
+    }
+
+    fn from_source(
+        source: Source<'_>,
+        shape: GraphShape,
+        options: &SessionOptions,
     ) -> Result<Self, EncoderError> {
-        Err(EncoderError::Ort(String::new()))
+        let mut builder = builder(options)?;
+        let session = match source {
+            Source::File(path) => builder.commit_from_file(path),
+            Source::Memory(bytes) => builder.commit_from_memory(bytes),
+        }
+        .map_err(ort_error)?;
+        check_graph(&session, shape)?;
+        Ok(Self { shape, session, scratch: Vec::new() })
     }
 
     /// Length of an embedding.
@@ -135,19 +179,160 @@ impl Encoder {
         self.shape.width
     }
 
-    /// Embeds pictures of exactly the encoder's size, in order, in one run. An empty batch gives nothing.
+    /// Embeds pictures of exactly the encoder's size, in order, in one run. An empty batch
+    /// gives nothing.
     ///
     /// # Errors
     /// See [`EncoderError`].
-    pub fn embed(&mut self, _batch: &[Pixels]) -> Result<Vec<Embedding>, EncoderError> {
-        Ok(Vec::new())
+    pub fn embed(&mut self, batch: &[Pixels]) -> Result<Vec<Embedding>, EncoderError> {
+        let GraphShape { height, width, .. } = self.shape;
+        let unfit = |p: &&Pixels| (p.height(), p.width()) != (height, width);
+        if let Some((index, picture)) = batch.iter().enumerate().find(|(_, p)| unfit(p)) {
+            return Err(EncoderError::PictureSize {
+                index,
+                width: picture.width(),
+                height: picture.height(),
+                expected_width: width,
+                expected_height: height,
+            });
+        }
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        bytes.extend(batch.iter().flat_map(|picture| picture.as_bytes()));
+        let outcome = self.run(batch.len(), &bytes);
+        self.scratch = bytes;
+        let numbers = outcome?;
+        let vectors = numbers.chunks_exact(self.shape.dim).enumerate();
+        vectors
+            .map(|(index, vector)| {
+                Embedding::from_normalised(vector.to_vec())
+                    .map_err(|source| EncoderError::Output { index, source })
+            })
+            .collect()
     }
 
-    /// Embeds a batch of shape [B, height, width, 3]; gives the graph's output, shape [B, dim].
+    /// Embeds a batch of shape [B, height, width, 3]; gives the graph's output, shape [B, dim],
+    /// without looking at its norms.
     ///
     /// # Errors
     /// See [`EncoderError`].
     pub fn embed_raw(&mut self, batch: ArrayView4<'_, u8>) -> Result<Array2<f32>, EncoderError> {
-        Ok(Array2::zeros((batch.shape()[0], self.shape.dim)))
+        let (height, width) = (self.shape.height as usize, self.shape.width as usize);
+        let (count, rows, columns, channels) = batch.dim();
+        if (rows, columns, channels) != (height, width, 3) {
+            return Err(EncoderError::Graph {
+                what: "input",
+                expected: format!("uint8 [batch, {height}, {width}, 3]"),
+                actual: format!("uint8 [{count}, {rows}, {columns}, {channels}]"),
+            });
+        }
+        let batch = batch.as_standard_layout();
+        let numbers = self.run(count, batch.as_slice().unwrap_or_default())?;
+        Array2::from_shape_vec((count, self.shape.dim), numbers).map_err(|e| EncoderError::Ort(e.to_string()))
+    }
+
+    /// One run on height·width·3 bytes a picture; gives `count`·dim numbers.
+    fn run(&mut self, count: usize, bytes: &[u8]) -> Result<Vec<f32>, EncoderError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let GraphShape { height, width, dim } = self.shape;
+        let shape = [count, height as usize, width as usize, 3];
+        let input = TensorRef::from_array_view((shape, bytes)).map_err(ort_error)?;
+        let outputs = self.session.run(ort::inputs![INPUT => input]).map_err(ort_error)?;
+        let output = outputs.get(OUTPUT).ok_or_else(|| EncoderError::Graph {
+            what: "output",
+            expected: OUTPUT.into(),
+            actual: "absent".into(),
+        })?;
+        let (shape, numbers) = output.try_extract_tensor::<f32>().map_err(ort_error)?;
+        if **shape != [count as i64, dim as i64] {
+            return Err(EncoderError::Graph {
+                what: "output",
+                expected: format!("float32 [{count}, {dim}]"),
+                actual: format!("float32 {:?}", &**shape),
+            });
+        }
+        Ok(numbers.to_vec())
     }
 }
+
+/// Name of the graph's one input.
+pub const INPUT: &str = "image";
+/// Name of the graph's one output.
+pub const OUTPUT: &str = "embedding";
+
+enum Source<'a> {
+    File(&'a Path),
+    Memory(&'a [u8]),
+}
+
+fn ort_error<T>(error: ort::Error<T>) -> EncoderError {
+    EncoderError::Ort(error.to_string())
+}
+
+fn builder(options: &SessionOptions) -> Result<SessionBuilder, EncoderError> {
+    let environment = runtime::environment()?;
+    let builder = Session::builder(environment)
+        .map_err(ort_error)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(ort_error)?
+        .with_intra_threads(options.intra_threads.max(1))
+        .map_err(ort_error)?
+        // Idle threads that spin take the cores from decoding.
+        .with_intra_op_spinning(false)
+        .map_err(ort_error)?;
+    match options.device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(number) => {
+            let provider = ep::CUDA::default().with_device_id(number).build();
+            builder
+                .with_execution_providers([provider.error_on_failure()])
+                .map_err(|e| EncoderError::Device { device: options.device, reason: e.to_string() })
+        }
+    }
+}
+
+/// Compares the graph's one input and one output with what an artefact's must be.
+fn check_graph(session: &Session, shape: GraphShape) -> Result<(), EncoderError> {
+    let GraphShape { height, width, dim } = shape;
+    let input = [-1, i64::from(height), i64::from(width), 3];
+    check_outlet("input", session.inputs(), INPUT, &TensorElementType::Uint8, &input)?;
+    let output = [-1, dim as i64];
+    check_outlet("output", session.outputs(), OUTPUT, &TensorElementType::Float32, &output)
+}
+
+fn check_outlet(
+    what: &'static str,
+    outlets: &[Outlet],
+    name: &str,
+    wanted: &TensorElementType,
+    dims: &[i64],
+) -> Result<(), EncoderError> {
+    let fits = match outlets {
+        [outlet] if outlet.name() == name => match outlet.dtype() {
+            // A dimension that the graph leaves open is checked when it runs.
+            ValueType::Tensor { ty, shape, .. } => {
+                let open_batch = shape.first() == Some(&-1);
+                let same = |(found, wanted): (&i64, &i64)| *found == -1 || found == wanted;
+                let sides = shape.iter().skip(1).zip(&dims[1..]);
+                ty == wanted && shape.len() == dims.len() && open_batch && sides.into_iter().all(same)
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let describe = |outlet: &Outlet| format!("{} {}", outlet.name(), outlet.dtype());
+    let sides: Vec<String> = dims[1..].iter().map(ToString::to_string).collect();
+    Err(EncoderError::Graph {
+        what,
+        expected: format!("{name} {wanted} [batch, {}]", sides.join(", ")),
+        actual: outlets.iter().map(describe).collect::<Vec<_>>().join(" and "),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,13 @@
 //! The golden check: a few pictures and the vectors they must give.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use crate::decode::DecodeError;
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{DecodeError, DecodeLimits, decode};
 use crate::embedding::{Embedding, EmbeddingError};
 use crate::pixels::Pixels;
 use crate::preprocess::{Preprocess, PreprocessError};
@@ -101,12 +106,59 @@ impl Golden {
     /// The cosine that every golden picture must reach.
     pub const MIN_COSINE: f32 = 0.9999;
 
+    /// The most pictures that a folder may hold.
+    pub const MAX_PICTURES: usize = 64;
+
     /// Reads `golden/` of an artefact.
     ///
     /// # Errors
     /// Files that are missing or malformed.
     pub fn read(dir: &Path) -> Result<Self, GoldenError> {
-        Err(GoldenError::Files { path: dir.display().to_string(), reason: String::new() })
+        let list = dir.join(EXPECTED_FILE);
+        let text = read_bounded(&list, MAX_LIST_BYTES)?;
+        let rows: Vec<ExpectedRow> = serde_json::from_slice(&text).map_err(|e| wrong(&list, &e))?;
+        if rows.len() > Self::MAX_PICTURES {
+            return Err(wrong(&list, &format!("more than {} pictures", Self::MAX_PICTURES)));
+        }
+        let max_bytes = DecodeLimits::default().max_bytes as u64;
+        let pictures = rows.into_iter().map(|row| {
+            check_file_name(&row.picture).map_err(|reason| wrong(&list, &reason))?;
+            let bytes = read_bounded(&dir.join(&row.picture), max_bytes)?;
+            let expected = Embedding::from_normalised(row.embedding)
+                .map_err(|source| GoldenError::Expected { name: row.picture.clone(), source })?;
+            Ok(GoldenPicture { name: row.picture, bytes, expected })
+        });
+        Ok(Self { pictures: pictures.collect::<Result<_, GoldenError>>()? })
+    }
+
+    /// The files of `golden/`, by file name: the pictures and `expected.json`.
+    ///
+    /// # Errors
+    /// File names that are not plain or occur twice, and pictures beyond [`Self::MAX_PICTURES`].
+    pub fn files(&self) -> Result<Vec<(String, Vec<u8>)>, GoldenError> {
+        let list = Path::new(EXPECTED_FILE);
+        let mut seen = BTreeSet::from([EXPECTED_FILE]);
+        for picture in &self.pictures {
+            check_file_name(&picture.name).map_err(|reason| wrong(list, &reason))?;
+            if !seen.insert(&picture.name) {
+                return Err(wrong(list, &format!("{} occurs twice", picture.name)));
+            }
+        }
+        if self.pictures.is_empty() {
+            return Err(GoldenError::NoPictures);
+        }
+        if self.pictures.len() > Self::MAX_PICTURES {
+            return Err(wrong(list, &format!("more than {} pictures", Self::MAX_PICTURES)));
+        }
+        let row = |p: &GoldenPicture| ExpectedRow {
+            picture: p.name.clone(),
+            embedding: p.expected.as_slice().to_vec(),
+        };
+        let rows: Vec<ExpectedRow> = self.pictures.iter().map(row).collect();
+        let mut text = serde_json::to_vec(&rows).map_err(|e| wrong(list, &e))?;
+        text.push(b'\n');
+        let pictures = self.pictures.iter().map(|p| (p.name.clone(), p.bytes.clone()));
+        Ok(pictures.chain([(EXPECTED_FILE.to_owned(), text)]).collect())
     }
 
     /// Runs every picture through decode, `preprocess` and `embed`, and compares.
@@ -115,10 +167,88 @@ impl Golden {
     /// The first thing that went wrong; see [`GoldenError`].
     pub fn check<E: std::fmt::Display>(
         &self,
-        _embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, E>,
-        _preprocess: &Preprocess,
-        _min_cosine: f32,
+        mut embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, E>,
+        preprocess: &Preprocess,
+        min_cosine: f32,
     ) -> Result<GoldenReport, GoldenError> {
-        Err(GoldenError::NoPictures)
+        if self.pictures.is_empty() {
+            return Err(GoldenError::NoPictures);
+        }
+        let limits = DecodeLimits::default();
+        let prepare = |p: &GoldenPicture| {
+            let pixels = decode(&p.bytes, &limits)
+                .map_err(|source| GoldenError::Decode { name: p.name.clone(), source })?;
+            preprocess
+                .apply(&pixels)
+                .map_err(|source| GoldenError::Preprocess { name: p.name.clone(), source })
+        };
+        let batch = self.pictures.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
+        let found = embed(&batch).map_err(|e| GoldenError::Embed(e.to_string()))?;
+        if found.len() != self.pictures.len() {
+            return Err(GoldenError::Shape {
+                expected: format!("{} vectors", self.pictures.len()),
+                actual: format!("{} vectors", found.len()),
+            });
+        }
+        self.compare(&found, min_cosine)
+    }
+
+    fn compare(&self, found: &[Embedding], min_cosine: f32) -> Result<GoldenReport, GoldenError> {
+        let mut cosines = Vec::with_capacity(found.len());
+        let mut worst = f32::INFINITY;
+        for (picture, found) in self.pictures.iter().zip(found) {
+            if found.dim() != picture.expected.dim() {
+                return Err(GoldenError::Shape {
+                    expected: format!("a vector of {} numbers", picture.expected.dim()),
+                    actual: format!("one of {}", found.dim()),
+                });
+            }
+            let cosine = found.cosine(&picture.expected);
+            if cosine < min_cosine {
+                let name = picture.name.clone();
+                return Err(GoldenError::Differs { name, cosine, min_cosine });
+            }
+            worst = worst.min(cosine);
+            cosines.push((picture.name.clone(), cosine));
+        }
+        Ok(GoldenReport { cosines, worst })
     }
 }
+
+/// The list of pictures and vectors in `golden/`.
+const EXPECTED_FILE: &str = "expected.json";
+/// 64 vectors of 65,536 numbers, as text.
+const MAX_LIST_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A row of `expected.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedRow {
+    picture: String,
+    embedding: Vec<f32>,
+}
+
+fn wrong(path: &Path, reason: &dyn std::fmt::Display) -> GoldenError {
+    GoldenError::Files { path: path.display().to_string(), reason: reason.to_string() }
+}
+
+fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, GoldenError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| wrong(path, &e))?;
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|e| wrong(path, &e))?;
+    if bytes.len() as u64 > max {
+        return Err(wrong(path, &format!("more than {max} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn check_file_name(name: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(format!("{name:?} is no plain file name"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,12 +14,14 @@ pub mod manifest;
 pub mod pixels;
 pub mod preprocess;
 pub mod runtime;
+#[cfg(test)]
+mod tiny_onnx;
 
 pub use artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
 pub use contract::Contract;
-pub use decode::{DecodeError, DecodeLimits, ImageBytes, decode};
+pub use decode::{DecodeError, DecodeLimits, ImageBytes, ImageKind, decode, sniff};
 pub use embedding::{Embedding, EmbeddingError};
-pub use encoder::{Device, Encoder, EncoderError, SessionOptions};
+pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions};
 pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
 pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
 pub use pixels::{Pixels, PixelsError};

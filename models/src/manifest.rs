@@ -120,6 +120,173 @@ impl Manifest {
 
     /// `<name>-v<version>`, also the name of the folder.
     pub fn full_name(&self) -> String {
-        format!("{}-v{}", self.name, self.version)
+        full_name(&self.name, self.version)
+    }
+
+    /// Reads the text of a `manifest.json` and checks every field that can be checked alone.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        // The version comes first: a later format would fail on its fields with less to say.
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u32,
+        }
+        let Version { schema_version } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        if schema_version != Self::SCHEMA_VERSION {
+            return Err(format!(
+                "schema_version is {schema_version}, but this program reads {}",
+                Self::SCHEMA_VERSION
+            ));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// Whether the fields are within their bounds.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub fn validate(&self) -> Result<(), String> {
+        check_name(&self.name, self.version)?;
+        self.preprocess.validate().map_err(|e| e.to_string())?;
+        self.output.validate()?;
+        if !self.files.contains_key(MODEL_FILE) {
+            return Err(format!("files does not list {MODEL_FILE}"));
+        }
+        for (path, sha256) in &self.files {
+            check_path(path)?;
+            let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+            if sha256.len() != 64 || !sha256.bytes().all(lower_hex) {
+                return Err(format!("files: {path}: {sha256:?} is no SHA-256 in lower-case hex"));
+            }
+        }
+        let finite = |figure: &EvaluationFigure| figure.value.is_finite();
+        match self.evaluation.iter().find(|figure| !finite(figure)) {
+            Some(figure) => Err(format!("evaluation: {} is not finite", figure.metric)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl OutputSpec {
+    /// The longest embedding that is taken.
+    pub const MAX_DIM: usize = 65_536;
+
+    /// Whether the fields are within their bounds.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.dim == 0 || self.dim > Self::MAX_DIM {
+            return Err(format!("output.dim is {}, but must be 1 to {}", self.dim, Self::MAX_DIM));
+        }
+        if !self.normalised {
+            return Err("output.normalised must be true: the graph normalises".into());
+        }
+        Ok(())
+    }
+}
+
+/// The ONNX graph of an artefact.
+pub(crate) const MODEL_FILE: &str = "model.onnx";
+
+/// `<name>-v<version>`.
+pub(crate) fn full_name(name: &str, version: u32) -> String {
+    format!("{name}-v{version}")
+}
+
+/// A name becomes a folder and a part of URLs, so it is kept plain.
+pub(crate) fn check_name(name: &str, version: u32) -> Result<(), String> {
+    let plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 100 || name.starts_with(['.', '-']) || !name.bytes().all(plain) {
+        return Err(format!(
+            "name is {name:?}, but must be 1 to 100 lower-case letters, digits, '-', '_' or '.', and not start with '.' or '-'"
+        ));
+    }
+    if version == 0 {
+        return Err("version is 0, but versions are counted from 1".into());
+    }
+    Ok(())
+}
+
+/// A relative path that stays inside the artefact.
+fn check_path(path: &str) -> Result<(), String> {
+    let good =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0', ':']);
+    if path.len() > 255 || !path.split('/').all(good) {
+        return Err(format!("files: {path:?} is no relative path inside the artefact"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn manifest() -> Value {
+        json!({
+            "schema_version": 1, "name": "byol-test", "version": 3, "licence": "CC0-1.0", "description": "A test.",
+            "preprocess": {"policy": "squash", "height": 4, "width": 4, "filter": "bilinear", "background": [255, 255, 255]},
+            "output": {"dim": 48, "normalised": true}, "contract": "0123456789abcdef",
+            "files": {"model.onnx": "a".repeat(64), "golden/0.png": "0".repeat(64)}, "evaluation": [],
+            "training": {
+                "method": "byol", "arch": "resnet18", "width": 0.25, "image_size": 32, "norm": "batch_norm", "parameters": 1,
+                "data": {"description": "d", "pictures": 2, "sha256": "s"}, "epochs": 1, "steps": 2, "batch_size": 3, "seed": 4,
+                "command": "c", "config": {"z": 1, "a": [2]}, "started": "2026-01-01T00:00:00Z", "seconds": 1.5
+            }
+        })
+    }
+
+    fn parse(value: &Value) -> Result<Manifest, String> {
+        Manifest::parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn text_and_back() {
+        let read = parse(&manifest()).unwrap();
+        assert_eq!(read.full_name(), "byol-test-v3");
+        let again = Manifest::parse(serde_json::to_string(&read).unwrap().as_bytes()).unwrap();
+        assert_eq!(again, read);
+    }
+
+    #[test]
+    fn refuses_what_is_out_of_bounds() {
+        let cases: &[(&str, Value, &str)] = &[
+            ("/schema_version", json!(2), "schema_version"),
+            ("/name", json!("../evil"), "name"),
+            ("/name", json!("Upper"), "name"),
+            ("/name", json!(""), "name"),
+            ("/version", json!(0), "version"),
+            ("/output/dim", json!(0), "output.dim"),
+            ("/output/normalised", json!(false), "normalised"),
+            ("/contract", json!("xyz"), "16 lower-case"),
+            ("/files", json!({}), "model.onnx"),
+            ("/files", json!({"model.onnx": "a".repeat(64), "../x": "a".repeat(64)}), "relative path"),
+            ("/files", json!({"model.onnx": "a".repeat(64), "/etc/passwd": "a".repeat(64)}), "relative path"),
+            ("/files", json!({"model.onnx": "A".repeat(64)}), "SHA-256"),
+            ("/preprocess/height", json!(0), "height"),
+            ("/preprocess/extra", json!(1), "unknown field"),
+            ("/extra", json!(1), "unknown field"),
+            ("/training/extra", json!(1), "unknown field"),
+        ];
+        for (path, value, expected) in cases {
+            let mut broken = manifest();
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            broken.pointer_mut(parent).unwrap()[key] = value.clone();
+            let error = parse(&broken).unwrap_err();
+            assert!(error.contains(expected), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_json() {
+        for text in [&b""[..], b"{", b"[]", b"null", b"\xff\xfe", b"{\"schema_version\":1}"] {
+            assert!(Manifest::parse(text).is_err());
+        }
     }
 }

@@ -1,5 +1,10 @@
 //! Preprocess: how a picture of any size becomes the encoder's height and width.
 
+use std::cell::RefCell;
+
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
 use crate::pixels::Pixels;
@@ -96,14 +101,273 @@ impl Preprocess {
     /// Sides of zero or above [`Self::MAX_SIDE`], or a `resize_shortest` that is missing,
     /// too small, or given for another policy.
     pub fn validate(&self) -> Result<(), PreprocessError> {
-        Ok(())
+        let refuse = |reason: String| Err(PreprocessError::Invalid { reason });
+        for (name, side) in [("height", self.height), ("width", self.width)] {
+            if side == 0 || side > Self::MAX_SIDE {
+                return refuse(format!("{name} is {side}, but must be 1 to {}", Self::MAX_SIDE));
+            }
+        }
+        let least = self.height.max(self.width);
+        match (self.policy, self.resize_shortest) {
+            (ResizePolicy::ShortestEdgeCenterCrop, None) => {
+                refuse("shortest_edge_center_crop needs resize_shortest".into())
+            }
+            (ResizePolicy::ShortestEdgeCenterCrop, Some(shortest)) => {
+                if shortest < least || shortest > Self::MAX_SIDE {
+                    return refuse(format!(
+                        "resize_shortest is {shortest}, but must be {least} to {}",
+                        Self::MAX_SIDE
+                    ));
+                }
+                Ok(())
+            }
+            (_, Some(_)) => refuse("resize_shortest is for shortest_edge_center_crop alone".into()),
+            (_, None) => Ok(()),
+        }
     }
 
-    /// Brings a picture to exactly `height` x `width`.
+    /// Brings a picture to exactly `height` x `width`; one of that size comes back unchanged
+    /// unless it is to be enlarged and cut.
     ///
     /// # Errors
     /// A description that contradicts itself.
     pub fn apply(&self, picture: &Pixels) -> Result<Pixels, PreprocessError> {
-        Ok(picture.clone())
+        self.validate()?;
+        match self.policy {
+            ResizePolicy::Squash => resize(picture, self.height, self.width, self.filter),
+            ResizePolicy::ShortestEdgeCenterCrop => {
+                let shortest = self.resize_shortest.unwrap_or(self.height.max(self.width));
+                self.center_crop(picture, shortest)
+            }
+            ResizePolicy::FitPad => self.fit_pad(picture),
+        }
+    }
+
+    fn center_crop(&self, picture: &Pixels, shortest: u32) -> Result<Pixels, PreprocessError> {
+        // Of a strip a thousand times as long as wide, nearly everything would be scaled only
+        // to be cut off; its middle is enough, and keeps the cost bounded.
+        let short = picture.height().min(picture.width());
+        let longest = short.saturating_mul(MAX_ASPECT);
+        let (height, width) = (picture.height().min(longest), picture.width().min(longest));
+        let strip = crop(picture, height, width)?;
+        // torchvision truncates the longer side.
+        let scaled = |side: u32| (u64::from(shortest) * u64::from(side) / u64::from(short)) as u32;
+        let (height, width) = match strip.height() <= strip.width() {
+            true => (shortest, scaled(strip.width())),
+            false => (scaled(strip.height()), shortest),
+        };
+        crop(&resize(&strip, height, width, self.filter)?, self.height, self.width)
+    }
+
+    fn fit_pad(&self, picture: &Pixels) -> Result<Pixels, PreprocessError> {
+        let (h, w) = (u64::from(picture.height()), u64::from(picture.width()));
+        let (target_h, target_w) = (u64::from(self.height), u64::from(self.width));
+        // As Pillow's ImageOps.pad: one side fits exactly, the other is rounded.
+        let (height, width) = if w * target_h > h * target_w {
+            (divide_rounded(h * target_w, w).clamp(1, target_h), target_w)
+        } else {
+            (target_h, divide_rounded(w * target_h, h).clamp(1, target_w))
+        };
+        let inner = resize(picture, height as u32, width as u32, self.filter)?;
+        if inner.height() == self.height && inner.width() == self.width {
+            return Ok(inner);
+        }
+        let mut data = self.background.repeat((target_h * target_w) as usize);
+        let top = divide_rounded(target_h - height, 2) as usize;
+        let left = divide_rounded(target_w - width, 2) as usize;
+        let (row, target_row) = (width as usize * 3, target_w as usize * 3);
+        for (y, pixels) in inner.as_bytes().chunks_exact(row).enumerate() {
+            let at = (top + y) * target_row + left * 3;
+            data[at..at + row].copy_from_slice(pixels);
+        }
+        whole(picture, self.height, self.width, data)
+    }
+}
+
+/// How many times as long as wide a picture may be before its ends are cut off unscaled.
+const MAX_ASPECT: u32 = 16;
+
+/// Half to even, as Python's `round`.
+fn divide_rounded(numerator: u64, denominator: u64) -> u64 {
+    let (quotient, rest) = (numerator / denominator, numerator % denominator);
+    let up = rest * 2 > denominator || (rest * 2 == denominator && quotient % 2 == 1);
+    quotient + u64::from(up)
+}
+
+/// The middle of a picture, at most its own size; offsets as torchvision's `CenterCrop`.
+fn crop(picture: &Pixels, height: u32, width: u32) -> Result<Pixels, PreprocessError> {
+    if (height, width) == (picture.height(), picture.width()) {
+        return Ok(picture.clone());
+    }
+    let top = divide_rounded(u64::from(picture.height() - height), 2) as usize;
+    let left = divide_rounded(u64::from(picture.width() - width), 2) as usize;
+    let row = picture.width() as usize * 3;
+    let kept = left * 3..(left + width as usize) * 3;
+    let data = picture
+        .as_bytes()
+        .chunks_exact(row)
+        .skip(top)
+        .take(height as usize)
+        .flat_map(|pixels| &pixels[kept.clone()])
+        .copied()
+        .collect();
+    whole(picture, height, width, data)
+}
+
+fn whole(picture: &Pixels, height: u32, width: u32, data: Vec<u8>) -> Result<Pixels, PreprocessError> {
+    Pixels::new(height, width, data).map_err(|e| refuse(picture, &e))
+}
+
+fn refuse(picture: &Pixels, reason: &dyn std::fmt::Display) -> PreprocessError {
+    PreprocessError::Resize { width: picture.width(), height: picture.height(), reason: reason.to_string() }
+}
+
+thread_local! {
+    /// Keeps the buffer between the two passes from one picture to the next.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+}
+
+/// Pillow's `Image.resize` with an antialiased filter.
+pub(crate) fn resize(
+    picture: &Pixels,
+    height: u32,
+    width: u32,
+    filter: Filter,
+) -> Result<Pixels, PreprocessError> {
+    if (height, width) == (picture.height(), picture.width()) {
+        return Ok(picture.clone());
+    }
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_bytes())
+        .map_err(|e| refuse(picture, &e))?;
+    let mut data = vec![0u8; height as usize * width as usize * 3];
+    let mut target =
+        TypedImage::<U8x3>::from_buffer(width, height, &mut data).map_err(|e| refuse(picture, &e))?;
+    let filter = match filter {
+        Filter::Bilinear => FilterType::Bilinear,
+        // Keys' cubic with a = -0.5, which Pillow calls bicubic.
+        Filter::Bicubic => FilterType::CatmullRom,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    RESIZER
+        .with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, &options))
+        .map_err(|e| refuse(picture, &e))?;
+    whole(picture, height, width, data)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn gradient(height: u32, width: u32) -> Pixels {
+        let pixel =
+            |y: u32, x: u32| [(x * 255 / width) as u8, (y * 255 / height) as u8, ((x ^ y) & 255) as u8];
+        let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(y, x))).collect();
+        Pixels::new(height, width, data).unwrap()
+    }
+
+    fn policy() -> impl Strategy<Value = Preprocess> {
+        let policies = [ResizePolicy::Squash, ResizePolicy::ShortestEdgeCenterCrop, ResizePolicy::FitPad];
+        let filters = [Filter::Bilinear, Filter::Bicubic];
+        (
+            prop::sample::select(policies.to_vec()),
+            prop::sample::select(filters.to_vec()),
+            1u32..40,
+            1u32..40,
+            0u32..8,
+        )
+            .prop_map(|(policy, filter, height, width, more)| Preprocess {
+                policy,
+                height,
+                width,
+                filter,
+                resize_shortest: (policy == ResizePolicy::ShortestEdgeCenterCrop)
+                    .then(|| height.max(width) + more),
+                background: [1, 2, 3],
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn always_gives_exactly_the_size(preprocess in policy(), height in 1u32..300, width in 1u32..300) {
+            let out = preprocess.apply(&gradient(height, width)).unwrap();
+            prop_assert_eq!((out.height(), out.width()), (preprocess.height, preprocess.width));
+        }
+
+        #[test]
+        fn one_colour_stays_that_colour(mut preprocess in policy(), height in 1u32..80, width in 1u32..80, colour: [u8; 3]) {
+            preprocess.background = colour;
+            let picture = Pixels::new(height, width, colour.repeat((height * width) as usize)).unwrap();
+            let out = preprocess.apply(&picture).unwrap();
+            prop_assert!(out.as_bytes().chunks(3).all(|pixel| pixel == colour));
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_is_unchanged() {
+        let picture = gradient(24, 32);
+        let mut preprocess = Preprocess::squash(24, 32, Filter::Bicubic);
+        assert_eq!(preprocess.apply(&picture).unwrap(), picture);
+        preprocess.policy = ResizePolicy::FitPad;
+        assert_eq!(preprocess.apply(&picture).unwrap(), picture);
+        let square = gradient(32, 32);
+        let mut cut = Preprocess::squash(32, 32, Filter::Bilinear);
+        cut.policy = ResizePolicy::ShortestEdgeCenterCrop;
+        cut.resize_shortest = Some(32);
+        assert_eq!(cut.apply(&square).unwrap(), square);
+    }
+
+    #[test]
+    fn an_extreme_strip_is_bounded() {
+        let mut preprocess = Preprocess::squash(224, 224, Filter::Bicubic);
+        preprocess.policy = ResizePolicy::ShortestEdgeCenterCrop;
+        preprocess.resize_shortest = Some(256);
+        let start = std::time::Instant::now();
+        preprocess.apply(&gradient(1, 60_000)).unwrap();
+        preprocess.apply(&gradient(60_000, 1)).unwrap();
+        assert!(start.elapsed().as_secs() < 5);
+    }
+
+    #[test]
+    fn pads_with_the_background() {
+        let mut preprocess = Preprocess::squash(4, 4, Filter::Bilinear);
+        preprocess.policy = ResizePolicy::FitPad;
+        preprocess.background = [9, 8, 7];
+        let black = Pixels::new(2, 4, vec![0; 24]).unwrap();
+        let out = preprocess.apply(&black).unwrap();
+        let bar = [9u8, 8, 7].repeat(4);
+        assert_eq!(out.as_bytes(), [&bar[..], &[0; 24], &bar[..]].concat());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let good = Preprocess::squash(8, 8, Filter::Bilinear);
+        let cut = |shortest| Preprocess {
+            policy: ResizePolicy::ShortestEdgeCenterCrop,
+            resize_shortest: shortest,
+            ..good.clone()
+        };
+        assert!(cut(Some(8)).validate().is_ok());
+        for bad in [
+            Preprocess { height: 0, ..good.clone() },
+            Preprocess { width: 5000, ..good.clone() },
+            Preprocess { resize_shortest: Some(8), ..good.clone() },
+            cut(None),
+            cut(Some(7)),
+            cut(Some(u32::MAX)),
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+            assert!(bad.apply(&gradient(3, 3)).is_err());
+        }
+    }
+
+    #[test]
+    fn json_is_strict() {
+        let text = r#"{"policy":"shortest_edge_center_crop","height":224,"width":224,"resize_shortest":256,"filter":"bicubic","background":[0,0,0]}"#;
+        let preprocess: Preprocess = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&preprocess).unwrap(), text);
+        let typo = text.replace("filter", "fitler");
+        assert!(serde_json::from_str::<Preprocess>(&typo).is_err());
     }
 }

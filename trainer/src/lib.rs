@@ -1,4 +1,6 @@
 //! Train an image encoder on unlabelled pictures with BYOL and export it to ONNX.
 
+pub mod augment;
+pub mod data;
 pub mod export;
 pub mod nn;

@@ -254,6 +254,7 @@ fn ints(name: &str, values: impl IntoIterator<Item = i64>) -> AttributeProto {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -109,6 +109,7 @@ fn spread(vectors: &[Embedding]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn vector(values: &[f32]) -> Embedding {

@@ -2,6 +2,7 @@
 //!
 //! It shares nothing with the graph but the names of the weights: normalise, convolve, batch norm
 //! with running statistics, pool, each as its own loop, so that an error in folding shows.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use latentd_model::Pixels;
 
@@ -27,15 +28,19 @@ impl Map {
 pub fn embed(config: &EncoderConfig, weights: &Weights, picture: &Pixels) -> Vec<f64> {
     let size = config.image_size;
     assert_eq!((picture.height() as usize, picture.width() as usize), (size, size));
-    let data = picture
-        .as_bytes()
-        .iter()
-        .enumerate()
-        .map(|(i, &byte)| {
-            (f64::from(byte) / 255.0 - f64::from(config.mean[i % 3])) / f64::from(config.std[i % 3])
-        })
-        .collect();
-    let mut x = Map { size, channels: 3, data };
+    let normalise = |(i, &byte): (usize, &u8)| {
+        (f64::from(byte) / 255.0 - f64::from(config.mean[i % 3])) / f64::from(config.std[i % 3])
+    };
+    let data = picture.as_bytes().iter().enumerate().map(normalise).collect();
+    let mut embedding = represent(config, weights, data);
+    let length = embedding.iter().map(|v| v * v).sum::<f64>().sqrt();
+    embedding.iter_mut().for_each(|v| *v /= length);
+    embedding
+}
+
+/// The representation of one normalised picture, [H, W, 3].
+pub fn represent(config: &EncoderConfig, weights: &Weights, data: Vec<f64>) -> Vec<f64> {
+    let mut x = Map { size: config.image_size, channels: 3, data };
     let (_, stride) = config.stem_convolution();
     x = relu(norm(weights, "stem.norm", conv(weights, "stem.conv", &x, stride)));
     if config.stem == Stem::Imagenet {
@@ -63,12 +68,8 @@ pub fn embed(config: &EncoderConfig, weights: &Weights, picture: &Pixels) -> Vec
         x = relu(y);
     }
     let pixels = x.size * x.size;
-    let mut pooled: Vec<f64> = (0..x.channels)
-        .map(|c| (0..pixels).map(|p| x.data[p * x.channels + c]).sum::<f64>() / pixels as f64)
-        .collect();
-    let length = pooled.iter().map(|v| v * v).sum::<f64>().sqrt();
-    pooled.iter_mut().for_each(|v| *v /= length);
-    pooled
+    let mean = |c| (0..pixels).map(|p| x.data[p * x.channels + c]).sum::<f64>() / pixels as f64;
+    (0..x.channels).map(mean).collect()
 }
 
 fn conv(weights: &Weights, name: &str, x: &Map, stride: usize) -> Map {

@@ -107,6 +107,7 @@ fn shrink(sample: &Sample, preprocess: &Preprocess) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::export::eval_preprocess;
 

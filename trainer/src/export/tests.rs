@@ -1,4 +1,5 @@
 //! Tests of the export on real pictures, against a plain reference of the network.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +7,13 @@ use latentd_model::decode::{DecodeLimits, decode};
 use latentd_model::{Embedding, Pixels};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use safetensors::{Dtype, SafeTensors};
 
 use super::{
     BoxError, Export, ExportError, Parity, eval_preprocess, export, open, reference, to_onnx, verify,
 };
 use crate::nn::config::{Arch, EncoderConfig, Stem};
-use crate::nn::weights::Weights;
+use crate::nn::weights::{WeightTensor, Weights};
 
 /// Random weights whose norms are as uneven as a trained network's.
 fn weights(config: &EncoderConfig, seed: u64) -> Weights {
@@ -65,6 +67,39 @@ fn assert_graph_is_the_network(config: &EncoderConfig, pixels: &[Pixels]) {
     // Alone and in a batch: the same vector.
     let alone = encoder.embed(&pixels[..1]).unwrap();
     assert!(alone[0].cosine(&exported[0]) >= 0.99999);
+}
+
+#[test]
+fn the_reference_is_what_pytorch_computes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/byol_step.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        let data: Vec<f32> = match tensor.dtype() {
+            Dtype::F32 => {
+                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+            }
+            // BF16 is the upper half of an f32.
+            Dtype::BF16 => {
+                tensor.data().chunks_exact(2).map(|b| f32::from_le_bytes([0, 0, b[0], b[1]])).collect()
+            }
+            other => panic!("{other:?}"),
+        };
+        WeightTensor { shape: tensor.shape().to_vec(), data }
+    };
+    let names =
+        file.names().into_iter().filter_map(|n| Some((n.strip_prefix("online/")?.to_owned(), read(n))));
+    let weights = Weights(names.collect());
+    let config = EncoderConfig::new(Arch::Resnet18, 0.125, 16);
+    let (view, expected) = (read("view1"), read("representation"));
+    for (picture, expected) in view.data.chunks(16 * 16 * 3).zip(expected.data.chunks(config.dim())) {
+        let got = reference::represent(&config, &weights, picture.iter().map(|&x| f64::from(x)).collect());
+        for (got, &expected) in got.iter().zip(expected) {
+            let expected = f64::from(expected);
+            assert!((got - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{got} {expected}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! PNG, WebP, GIF, BMP and TIFF, decoded by the `image` crate.
+
+use std::io::Cursor;
+
+use image::codecs::{
+    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
+};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageResult, Limits};
+
+use super::convert;
+use super::{DecodeError, DecodeLimits, ImageKind, check_size};
+use crate::pixels::Pixels;
+
+pub(super) fn decode(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
+    // PNG's decoder unpacks metadata before it tells the size, so its header is read first.
+    let declared = png_size(kind, bytes).unwrap_or_default();
+    if declared != (0, 0) {
+        check_size(declared.0, declared.1, 1, limits)?;
+    }
+    let mut memory = Limits::no_limits();
+    memory.max_alloc = Some(limits.max_pixels.saturating_mul(8));
+    let refuse = |error, size| refuse(kind, error, size, limits);
+    let mut decoder = open(kind, bytes, &memory).map_err(|e| refuse(e, declared))?;
+    let (width, height) = decoder.dimensions();
+    let size = (width, height);
+    let depth = u64::from(decoder.color_type().bytes_per_pixel());
+    check_size(width, height, depth, limits)?;
+    decoder.set_limits(memory).map_err(|e| refuse(e, size))?;
+    let orientation = orientation(kind, bytes, decoder.as_mut());
+    let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e, size))?;
+    convert::upright(width, height, convert::to_rgb(picture), orientation)
+}
+
+fn open<'a>(kind: ImageKind, bytes: &'a [u8], memory: &Limits) -> ImageResult<Box<dyn ImageDecoder + 'a>> {
+    let reader = Cursor::new(bytes);
+    Ok(match kind {
+        ImageKind::Jpeg => Box::new(image::codecs::jpeg::JpegDecoder::new(reader)?),
+        ImageKind::Png => Box::new(PngDecoder::with_limits(reader, memory.clone())?),
+        ImageKind::WebP => Box::new(WebPDecoder::new(reader)?),
+        ImageKind::Gif => Box::new(GifDecoder::new(reader)?),
+        ImageKind::Bmp => Box::new(BmpDecoder::new(reader)?),
+        ImageKind::Tiff => Box::new(TiffDecoder::new(reader)?),
+    })
+}
+
+/// Broken metadata does not refuse a picture: it is then taken as it lies.
+fn orientation(kind: ImageKind, bytes: &[u8], decoder: &mut dyn ImageDecoder) -> Orientation {
+    if kind == ImageKind::Tiff {
+        return decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    }
+    let exif = decoder.exif_metadata().ok().flatten();
+    let exif = exif.as_deref().or_else(|| png_late_exif(kind, bytes));
+    // Some writers keep JPEG's prefix in front of the TIFF header.
+    exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
+        .unwrap_or(Orientation::NoTransforms)
+}
+
+/// The eXIf chunk of a PNG that stands behind the pixels, where the decoder has not been.
+fn png_late_exif(kind: ImageKind, bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(8..).filter(|_| kind == ImageKind::Png)?;
+    loop {
+        let (head, body) = rest.split_first_chunk::<8>()?;
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if &head[4..] == b"eXIf" {
+            return body.get(..length);
+        }
+        rest = body.get(length.checked_add(4)?..)?;
+    }
+}
+
+/// The size in a PNG's first chunk.
+fn png_size(kind: ImageKind, bytes: &[u8]) -> Option<(u32, u32)> {
+    let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    if kind != ImageKind::Png || bytes.get(12..16)? != b"IHDR" {
+        return None;
+    }
+    Some((number(16)?, number(20)?))
+}
+
+fn refuse(
+    kind: ImageKind,
+    error: ImageError,
+    (width, height): (u32, u32),
+    limits: &DecodeLimits,
+) -> DecodeError {
+    match error {
+        ImageError::Unsupported(what) => DecodeError::UnsupportedFormat {
+            reason: format!("the {kind} is of a kind that is not decoded ({what})"),
+        },
+        ImageError::Limits(_) if width > 0 => {
+            DecodeError::TooManyPixels { width, height, max: limits.max_pixels }
+        }
+        other => DecodeError::Corrupt { reason: format!("{kind}: {other}") },
+    }
+}

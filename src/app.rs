@@ -1,0 +1,157 @@
+//! The app: everything that handlers share, from start-up to the last answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use latentd_model::{Artefact, RuntimeInfo};
+
+use crate::admission::Admission;
+use crate::backend::Backends;
+use crate::config::Config;
+use crate::embedder::Embedder;
+use crate::http::problem::Problem;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// What handlers get.
+pub type AppState = Arc<App>;
+
+/// The parts of a running server.
+pub struct App {
+    /// The effective settings.
+    pub config: Config,
+    /// The items and their neighbours.
+    pub store: Arc<dyn Store>,
+    /// The metrics of this app.
+    pub metrics: Arc<Metrics>,
+    /// What may be inside at once.
+    pub admission: Admission,
+    /// Whether requests are taken.
+    pub lifecycle: Lifecycle,
+    /// ONNX Runtime in use; absent where a test brings its own backend.
+    pub runtime: Option<RuntimeInfo>,
+    /// When the app was put together.
+    pub started: Instant,
+    embedder: Embedder,
+}
+
+/// Why an app could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The metrics could not be made.
+    #[error("metrics: {0}")]
+    Metrics(String),
+    /// A thread could not be started.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+impl App {
+    /// Puts the parts together. It takes requests only after [`App::check`].
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn new(
+        config: Config,
+        artefact: Artefact,
+        runtime: Option<RuntimeInfo>,
+        backends: Backends,
+        store: Arc<dyn Store>,
+    ) -> Result<AppState, AppError> {
+        let metrics = Arc::new(Metrics::new().map_err(|error| AppError::Metrics(error.to_string()))?);
+        metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
+        let admission = Admission::new(config.queue_images, config.queue_bytes);
+        let embedder = Embedder::start(&config, artefact, backends, admission.clone(), metrics.clone())?;
+        let (lifecycle, started) = (Lifecycle::default(), Instant::now());
+        Ok(Arc::new(Self { config, store, metrics, admission, lifecycle, runtime, started, embedder }))
+    }
+
+    /// The embedder that serves now. A handler asks once and keeps it, so that one request meets one encoder.
+    #[must_use]
+    pub fn embedder(&self) -> Embedder {
+        self.embedder.clone()
+    }
+
+    /// Runs the golden check through the whole path; the app is ready once it passed.
+    ///
+    /// # Errors
+    /// When a golden picture does not give the vector it must.
+    pub async fn check(&self) -> Result<(), crate::embedder::GoldenCheckError> {
+        let began = Instant::now();
+        let worst = self.embedder().check_golden().await?;
+        self.lifecycle.enter(Phase::Ready);
+        self.metrics.ready.set(1.0);
+        let (check_ms, since_start_ms) = (began.elapsed().as_millis(), self.started.elapsed().as_millis());
+        tracing::info!(worst_cosine = worst, check_ms, since_start_ms, "golden check passed: ready");
+        Ok(())
+    }
+
+    /// Refuses a request that came before the golden check or during a shutdown.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub fn ready(&self) -> Result<(), Problem> {
+        match self.lifecycle.phase() {
+            Phase::Ready => Ok(()),
+            Phase::Starting => {
+                let detail = "the golden check has not passed yet";
+                Err(Problem::unavailable("not_ready", detail).retry_after(Duration::from_secs(1)))
+            }
+            Phase::Draining => Err(Problem::unavailable("shutting_down", "the server is shutting down")
+                .retry_after(Duration::from_secs(5))),
+        }
+    }
+
+    /// Marks the app as draining when `shutdown` is given.
+    pub async fn drain_on(self: Arc<Self>, shutdown: Shutdown) {
+        shutdown.wait().await;
+        self.lifecycle.enter(Phase::Draining);
+        self.metrics.ready.set(0.0);
+    }
+
+    /// Ends the embedder's threads and closes the store. Call when no request is left.
+    pub async fn close(&self) {
+        let embedder = self.embedder();
+        if tokio::task::spawn_blocking(move || embedder.close()).await.is_err() {
+            tracing::error!("closing the embedder panicked");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "closing the store failed");
+        }
+    }
+}
+
+/// Where in its life the app is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// The golden check has not passed yet.
+    Starting,
+    /// Requests are taken.
+    Ready,
+    /// What was taken in is finished, nothing more is taken.
+    Draining,
+}
+
+/// The phase, shared.
+#[derive(Debug, Default)]
+pub struct Lifecycle(AtomicU8);
+
+impl Lifecycle {
+    /// The phase now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Goes on to `phase`; there is no way back.
+    pub fn enter(&self, phase: Phase) {
+        self.0.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+}

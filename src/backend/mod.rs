@@ -1,0 +1,124 @@
+//! The backend: what turns pixels into embeddings, and on which device.
+
+pub mod ort;
+
+use std::fmt;
+use std::str::FromStr;
+
+use latentd_model::{Device, Embedding, Pixels};
+use serde::{Deserialize, Serialize};
+
+/// One session of an encoder. Each runs on a thread of its own.
+pub trait Backend: Send {
+    /// Embeds pictures of exactly the encoder's size; one embedding each, in order.
+    ///
+    /// # Errors
+    /// [`BackendError`] for the batch as a whole; the batcher then tries its pictures one by one.
+    fn embed(&mut self, batch: &[Pixels]) -> Result<Vec<Embedding>, BackendError>;
+}
+
+/// Why a backend could not be opened or a run failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct BackendError(pub String);
+
+/// The device asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The GPU where one works, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU, or no start.
+    Cuda(i32),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .filter(|n| (0..1024).contains(n))
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("{text:?} is no device: use auto, cpu, cuda or cuda:N")),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// The device in use, and why it is not the one hoped for.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceReport {
+    /// What was asked for.
+    pub requested: DeviceChoice,
+    /// `cpu` or `cuda:N`.
+    pub used: String,
+    /// Why `auto` fell back to the CPU, when it did.
+    pub fallback: Option<String>,
+}
+
+impl DeviceReport {
+    /// The device `used` as asked for.
+    #[must_use]
+    pub fn new(requested: DeviceChoice, used: Device) -> Self {
+        let used = match used {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(n) => format!("cuda:{n}"),
+        };
+        Self { requested, used, fallback: None }
+    }
+}
+
+/// The sessions of one encoder, ready to run.
+pub struct Backends {
+    /// One per worker thread.
+    pub sessions: Vec<Box<dyn Backend>>,
+    /// Where they run.
+    pub device: DeviceReport,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_and_written() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line: `latentd [serve]` and its companions.
+
+mod embed;
+pub mod files;
+mod healthcheck;
+mod model;
+mod openapi;
+mod runtime;
+pub mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Layer};
+
+/// Serve your own image encoder: embeddings and nearest neighbours over REST.
+///
+/// Without a command it serves. Settings come from flags, then LATENTD_* variables, then latentd.toml.
+#[derive(Debug, Parser)]
+#[command(name = "latentd", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Settings {
+    /// Configuration file [default: latentd.toml where it exists]
+    #[arg(long, env = "LATENTD_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// The settings themselves.
+    #[command(flatten)]
+    pub layer: Layer,
+}
+
+impl Settings {
+    /// The effective configuration.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(self) -> Result<Config, ConfigError> {
+        Config::load(self.layer, self.config.as_deref())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the newest encoder (also without any command)
+    Serve(Box<Settings>),
+    /// Embed picture files into a numpy file
+    Embed(Box<embed::EmbedArgs>),
+    /// List or verify artefacts
+    Model(model::ModelArgs),
+    /// Install ONNX Runtime
+    Runtime(runtime::RuntimeArgs),
+    /// Print the OpenAPI description
+    Openapi,
+    /// Ask a running server whether it is ready; exit 0 when it is
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { command, settings } = Cli::parse();
+    let outcome = match command {
+        None => serve::run(settings),
+        Some(Command::Serve(settings)) => serve::run(*settings),
+        Some(Command::Embed(args)) => embed::run(*args),
+        Some(Command::Model(args)) => model::run(args),
+        Some(Command::Runtime(args)) => runtime::run(&args),
+        Some(Command::Openapi) => openapi::run(),
+        Some(Command::Healthcheck(args)) => healthcheck::run(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("latentd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `latentd model`: the artefacts at hand, and whether they are sound.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use latentd_model::{Artefact, Encoder, Golden, SessionOptions};
+
+use super::Settings;
+use crate::config::Config;
+use crate::locate;
+
+/// The arguments.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// List the artefacts in the models folder, the newest last
+    List(Box<Settings>),
+    /// Check an artefact: every file's SHA-256, the contract, and the golden pictures
+    Verify {
+        /// Its folder; the one that would be served when left out
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When an artefact is missing or not sound.
+pub fn run(args: ModelArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        ModelCommand::List(settings) => list(&settings.load()?),
+        ModelCommand::Verify { dir, settings } => verify(dir.as_deref(), &settings.load()?),
+    }
+}
+
+fn list(config: &Config) -> anyhow::Result<ExitCode> {
+    let folders = locate::folders(config);
+    let paths: Vec<_> = folders.iter().flat_map(|folder| locate::list(folder)).collect();
+    if paths.is_empty() {
+        let looked_at = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>();
+        anyhow::bail!("no artefact in {}", looked_at.join(", "));
+    }
+    for path in paths {
+        match locate::manifest(&path) {
+            Ok(manifest) => println!(
+                "{}\t{}\tdim {}\t{}x{}\t{}",
+                manifest.full_name(),
+                manifest.contract,
+                manifest.output.dim,
+                manifest.preprocess.width,
+                manifest.preprocess.height,
+                path.display()
+            ),
+            Err(error) => println!("{}\tunreadable: {error}", path.display()),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(dir: Option<&Path>, config: &Config) -> anyhow::Result<ExitCode> {
+    let artefact = match dir {
+        Some(dir) => Artefact::open(dir)?,
+        None => locate::open(config)?,
+    };
+    let manifest = artefact.manifest();
+    println!(
+        "{}: {} files and the contract {} are sound",
+        manifest.full_name(),
+        manifest.files.len(),
+        manifest.contract
+    );
+    let explicit = Some(config.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty());
+    latentd_model::runtime::init(explicit)?;
+    let mut encoder =
+        Encoder::open(&artefact, &SessionOptions::default()).context("cannot open the model")?;
+    let golden = artefact.golden()?;
+    let report = golden.check(|batch| encoder.embed(batch), &manifest.preprocess, Golden::MIN_COSINE)?;
+    println!("{} golden pictures pass, the worst at cosine {:.6}", report.cosines.len(), report.worst);
+    Ok(ExitCode::SUCCESS)
+}

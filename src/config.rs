@@ -1,0 +1,290 @@
+//! The configuration: one typed value, layered as flags > `LATENTD_*` environment > `latentd.toml` > defaults.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::DeviceChoice;
+
+/// The file read from the working directory when `--config` names none.
+pub const DEFAULT_FILE: &str = "latentd.toml";
+
+/// Environment variables of the prefix that are not settings of the server.
+const OTHER_VARIABLES: [&str; 3] = ["LATENTD_CONFIG", "LATENTD_SHARED_DATA", "LATENTD_URL"];
+
+/// What can be wrong with a configuration. Every message says which key and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// The file asked for.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or holds an unknown key or a value of the wrong type.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is outside its range.
+    #[error("{key} = {value}: {reason}")]
+    Range {
+        /// The key as written in `latentd.toml`.
+        key: &'static str,
+        /// The value found.
+        value: String,
+        /// What it must be.
+        reason: &'static str,
+    },
+}
+
+/// Declares every setting once: as a flag, an environment variable, a key of `latentd.toml`, and a field of [`Config`].
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal; )*) => {
+        /// One layer of settings; what is `None` is left to the layer below.
+        #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Layer {
+            $( $(#[doc = $doc])+ #[arg(long, env = $env, hide_env_values = true)] pub $name: Option<$type>, )*
+        }
+
+        /// The effective settings of a server.
+        #[derive(Debug, Clone, Serialize)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $type, )*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $( $name: $default, )* }
+            }
+        }
+
+        impl Layer {
+            /// This layer where it says something, else `below`.
+            #[must_use]
+            pub fn over(self, below: Self) -> Self {
+                Self { $( $name: self.$name.or(below.$name), )* }
+            }
+
+            fn resolve(self) -> Config {
+                Config { $( $name: self.$name.unwrap_or_else(|| $default), )* }
+            }
+        }
+
+        /// The environment variables that are settings.
+        const VARIABLES: &[&str] = &[ $( $env, )* ];
+    };
+}
+
+settings! {
+    /// Address to listen on [default: 127.0.0.1:8080]
+    listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080), "LATENTD_LISTEN";
+    /// Folder of the artefact to serve [default: the newest in --models-dir]
+    model: PathBuf = PathBuf::new(), "LATENTD_MODEL";
+    /// Folder that holds artefacts as <name>-v<N>/ [default: models]
+    models_dir: PathBuf = PathBuf::from("models"), "LATENTD_MODELS_DIR";
+    /// Folder of the item store [default: data]
+    data_dir: PathBuf = PathBuf::from("data"), "LATENTD_DATA_DIR";
+    /// The ONNX Runtime library to load [default: looked up]
+    onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
+    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
+    device: DeviceChoice = DeviceChoice::Auto, "LATENTD_DEVICE";
+    /// ONNX Runtime sessions, each on a thread of its own; 0 = one per core, one per GPU [default: 0]
+    sessions: usize = 0, "LATENTD_SESSIONS";
+    /// Threads inside one session [default: 1]
+    intra_threads: usize = 1, "LATENTD_INTRA_THREADS";
+    /// Threads that decode and resize pictures; 0 = one per core [default: 0]
+    decode_threads: usize = 0, "LATENTD_DECODE_THREADS";
+    /// Pictures in one run of the model, at most [default: 32]
+    max_batch: usize = 32, "LATENTD_MAX_BATCH";
+    /// Pictures taken in and not yet answered, at most [default: 1024]
+    queue_images: usize = 1024, "LATENTD_QUEUE_IMAGES";
+    /// Bytes of bodies taken in and not yet answered, at most [default: 268435456]
+    queue_bytes: usize = 256 << 20, "LATENTD_QUEUE_BYTES";
+    /// Bytes of one request body, at most [default: 67108864]
+    max_body_bytes: usize = 64 << 20, "LATENTD_MAX_BODY_BYTES";
+    /// Bytes of one picture file, at most [default: 33554432]
+    max_image_bytes: usize = 32 << 20, "LATENTD_MAX_IMAGE_BYTES";
+    /// Pixels a picture may declare, at most [default: 50000000]
+    max_pixels: u64 = 50_000_000, "LATENTD_MAX_PIXELS";
+    /// Pictures in one request, at most [default: 128]
+    max_images: usize = 128, "LATENTD_MAX_IMAGES";
+    /// Neighbours one search may ask for, at most [default: 1000]
+    max_k: usize = 1000, "LATENTD_MAX_K";
+    /// Open connections, at most; more wait to be accepted [default: 1024]
+    max_connections: usize = 1024, "LATENTD_MAX_CONNECTIONS";
+    /// Milliseconds a client may take to send a request's head [default: 10000]
+    header_timeout_ms: u64 = 10_000, "LATENTD_HEADER_TIMEOUT_MS";
+    /// Milliseconds a client may take to send a body [default: 30000]
+    body_timeout_ms: u64 = 30_000, "LATENTD_BODY_TIMEOUT_MS";
+    /// Milliseconds a request may take in all [default: 60000]
+    request_timeout_ms: u64 = 60_000, "LATENTD_REQUEST_TIMEOUT_MS";
+    /// Milliseconds a shutdown waits for requests in flight [default: 30000]
+    shutdown_timeout_ms: u64 = 30_000, "LATENTD_SHUTDOWN_TIMEOUT_MS";
+    /// What to log, in the syntax of RUST_LOG [default: info]
+    log: String = "info".to_owned(), "LATENTD_LOG";
+    /// Log lines as JSON objects [default: false]
+    log_json: bool = false, "LATENTD_LOG_JSON";
+}
+
+impl Config {
+    /// Lays `flags` (which carry the environment) over the file, the file over the defaults, and checks every bound.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is unreadable, has an unknown key, or a value is out of range.
+    pub fn load(flags: Layer, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let below = match file {
+            Some(path) => read_layer(path)?,
+            None if Path::new(DEFAULT_FILE).is_file() => read_layer(Path::new(DEFAULT_FILE))?,
+            None => Layer::default(),
+        };
+        let config = flags.over(below).resolve();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks the bounds against each other.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] names the first key that is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("intra_threads", self.intra_threads as u64),
+            ("max_batch", self.max_batch as u64),
+            ("queue_images", self.queue_images as u64),
+            ("max_body_bytes", self.max_body_bytes as u64),
+            ("max_image_bytes", self.max_image_bytes as u64),
+            ("max_pixels", self.max_pixels),
+            ("max_images", self.max_images as u64),
+            ("max_k", self.max_k as u64),
+            ("max_connections", self.max_connections as u64),
+            ("header_timeout_ms", self.header_timeout_ms),
+            ("body_timeout_ms", self.body_timeout_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(range(key, value, "must be at least 1"));
+            }
+        }
+        for (key, value) in [("sessions", self.sessions), ("decode_threads", self.decode_threads)] {
+            if value > 1024 {
+                return Err(range(key, value, "must be at most 1024"));
+            }
+        }
+        if self.max_batch > 4096 {
+            return Err(range("max_batch", self.max_batch, "must be at most 4096"));
+        }
+        if self.queue_images < self.max_images {
+            let reason = "must be at least max_images, or a full request could never be taken in";
+            return Err(range("queue_images", self.queue_images, reason));
+        }
+        if self.queue_bytes < self.max_body_bytes {
+            let reason = "must be at least max_body_bytes, or a full body could never be taken in";
+            return Err(range("queue_bytes", self.queue_bytes, reason));
+        }
+        Ok(())
+    }
+
+    /// The limits on one picture.
+    #[must_use]
+    pub fn decode_limits(&self) -> latentd_model::DecodeLimits {
+        latentd_model::DecodeLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_pixels }
+    }
+
+    /// Threads of the decode pool.
+    #[must_use]
+    pub fn decode_threads(&self) -> usize {
+        if self.decode_threads == 0 { cores() } else { self.decode_threads }
+    }
+
+    /// How long a request may take in all.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// How long a client may take to send a body.
+    #[must_use]
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// How long a client may take to send a request's head.
+    #[must_use]
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    /// How long a shutdown waits for requests in flight.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_millis(self.shutdown_timeout_ms)
+    }
+}
+
+/// Cores this process may use: the cgroup's quota, not the host's count.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Variables of the prefix `LATENTD_` that no setting reads: most likely misspelt.
+#[must_use]
+pub fn unknown_variables() -> Vec<String> {
+    let known = |name: &str| VARIABLES.contains(&name) || OTHER_VARIABLES.contains(&name);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| name.starts_with("LATENTD_") && !known(name)).collect()
+}
+
+fn read_layer(path: &Path) -> Result<Layer, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn range(key: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {
+    ConfigError::Range { key, value: value.to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "max_batch = 8\nmax_images = 7\nlisten = \"0.0.0.0:9000\"\n").unwrap();
+        let flags = Layer { max_batch: Some(4), ..Layer::default() };
+        let config = Config::load(flags, Some(&file)).unwrap();
+        assert_eq!((config.max_batch, config.max_images, config.max_k), (4, 7, 1000));
+        assert_eq!(config.listen.port(), 9000);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "max_bacth = 8\n").unwrap();
+        let message = Config::load(Layer::default(), Some(&file)).unwrap_err().to_string();
+        assert!(message.contains("max_bacth") && message.contains("max_batch"), "{message}");
+    }
+
+    #[test]
+    fn bounds_are_checked_against_each_other() {
+        let config = Config { queue_images: 10, max_images: 11, ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().starts_with("queue_images = 10"));
+        let config = Config { max_batch: 0, ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().starts_with("max_batch = 0"));
+    }
+}

@@ -1,0 +1,169 @@
+//! POST /items: many items in one request, each with its own outcome.
+
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+use super::embed::RawBytes;
+use super::entries::{self, BulkEntry, ItemBodies};
+use super::extract::{MediaType, Payload, Query, read_body};
+use super::input::{ItemError, multipart_with_fields, off_thread};
+use super::items::CollectionQuery;
+use super::problem::Problem;
+use super::stored;
+use crate::admission::Permit;
+use crate::app::{App, AppState};
+use crate::indexer::{self, Source};
+
+/// What became of the items.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BulkReply {
+    /// The collection.
+    pub collection: String,
+    /// How many were written.
+    pub indexed: usize,
+    /// How many were not.
+    pub failed: usize,
+    /// One per item, in order.
+    pub results: Vec<BulkResult>,
+}
+
+/// What became of one item.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BulkResult {
+    /// Its place in the request, from 0.
+    pub index: usize,
+    /// Its id, where it had one.
+    pub id: Option<String>,
+    /// Whether the id was new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<bool>,
+    /// Number of the write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Why it was not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ItemError>,
+}
+
+/// A form of several pictures, for the description alone.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct ItemsForm {
+    /// The picture files; the id of each is its file name, or the part's name where it has none.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    image: Vec<Vec<u8>>,
+    /// The metadata by id, a JSON object of objects.
+    metadata: Option<String>,
+}
+
+/// A bulk body, read whole.
+pub enum BulkPayload {
+    /// A body of a kind that other routes take too.
+    Common(Payload),
+    /// Lines of JSON.
+    Lines(Bytes, Arc<Permit>),
+}
+
+impl FromRequest<AppState> for BulkPayload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Self::Rejection> {
+        let media = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
+        let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
+        if !lines.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+            return Payload::from_request(request, app).await.map(Self::Common);
+        }
+        app.ready()?;
+        let (bytes, permit) = read_body(request.into_body(), app).await?;
+        Ok(Self::Lines(bytes, Arc::new(permit)))
+    }
+}
+
+/// Write many items
+///
+/// A form of picture files, JSON, or lines of JSON (NDJSON). Each item has its own outcome: one that fails does
+/// not keep the others from being written. The reply comes when all are on disk.
+#[utoipa::path(
+    post, path = "/items", tag = "items", params(CollectionQuery),
+    request_body(description = "The items", content(
+        (ItemsForm = "multipart/form-data"), (ItemBodies = "application/json"), (RawBytes = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "What became of each", body = BulkReply),
+        (status = 400, description = "A broken body, or a bad collection name", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Too large a body, too many pictures or items", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Another kind of body", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was written", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn post_items(
+    State(app): State<AppState>,
+    Query(query): Query<CollectionQuery>,
+    payload: BulkPayload,
+) -> Result<axum::Json<BulkReply>, Problem> {
+    let collection = stored::collection(query.collection.as_deref())?;
+    let (bulk, permit) = read(payload, &app).await?;
+    let mut results = Vec::with_capacity(bulk.len());
+    let (mut entries, mut places) = (Vec::new(), Vec::new());
+    for (index, BulkEntry { id, entry }) in bulk.into_iter().enumerate() {
+        let error = match entry {
+            Ok(entry) => {
+                entries.push(entry);
+                places.push(index);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        results.push(BulkResult { index, id, created: None, seq: None, error });
+    }
+    let embedder = app.embedder();
+    let written = indexer::index(&embedder, &*app.store, collection.clone(), entries, Some(permit)).await?;
+    for (place, outcome) in places.into_iter().zip(written) {
+        let result = &mut results[place];
+        match outcome {
+            Ok(upserted) => (result.created, result.seq) = (Some(upserted.created), Some(upserted.seq)),
+            Err(error) => result.error = Some(error.into()),
+        }
+    }
+    let failed = results.iter().filter(|result| result.error.is_some()).count();
+    let indexed = results.len() - failed;
+    Ok(axum::Json(BulkReply { collection: collection.to_string(), indexed, failed, results }))
+}
+
+async fn read(payload: BulkPayload, app: &App) -> Result<(Vec<BulkEntry>, Arc<Permit>), Problem> {
+    let max = app.config.max_images;
+    let (entries, permit) = match payload {
+        BulkPayload::Lines(bytes, permit) => {
+            (off_thread(bytes.len(), move || entries::of_ndjson(&bytes)).await?, permit)
+        }
+        BulkPayload::Common(Payload { media, bytes, permit }) => match media {
+            MediaType::Json => (off_thread(bytes.len(), move || entries::of_json(&bytes)).await?, permit),
+            MediaType::Multipart(boundary) => {
+                let (files, fields) = multipart_with_fields(bytes, boundary, max).await?;
+                (entries::of_form(files, fields)?, permit)
+            }
+            MediaType::Image => {
+                let detail = "this address takes many items, as a form, JSON or NDJSON: send one raw picture to PUT /items/{id}";
+                let status = axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                return Err(Problem::new(status, "unsupported_media_type", detail));
+            }
+        },
+    };
+    let is_picture =
+        |entry: &&BulkEntry| matches!(&entry.entry, Ok(entry) if matches!(entry.source, Source::Picture(_)));
+    if entries.iter().filter(is_picture).count() > max {
+        let detail = format!("a request holds at most {max} pictures: send the rest in another one");
+        let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+        return Err(Problem::new(status, "too_many_images", detail).with("max_images", max));
+    }
+    if entries.is_empty() {
+        return Err(Problem::bad_request("no_inputs", "the request holds no item"));
+    }
+    Ok((entries, permit))
+}

@@ -1,0 +1,299 @@
+//! Entries: the items of a request body, in any of its forms.
+
+use bytes::Bytes;
+use latentd_model::{Contract, ImageBytes};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::input::{ItemError, Part, image_from_text};
+use super::problem::Problem;
+use super::stored;
+use crate::indexer::{Entry, Source};
+use crate::store::{ItemId, MAX_BULK, Metadata};
+
+/// Name of the part or field that holds metadata.
+const METADATA: &str = "metadata";
+
+/// An item in JSON: either an `image`, or a `vector` with its `contract`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ItemBody {
+    /// Its id; only where the address has none.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// The picture file in base64, or as a data URI.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// A vector, in place of a picture.
+    #[serde(default)]
+    pub vector: Option<Vec<f32>>,
+    /// The contract of the encoder that made the vector.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub contract: Option<Contract>,
+    /// What is kept with it: an object.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Value>,
+}
+
+/// Several items in JSON.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ItemBodies {
+    /// The items, in order; at most 10,000.
+    #[schema(value_type = Vec<ItemBody>)]
+    items: Vec<Lenient>,
+}
+
+/// An item that may be malformed without making the others so.
+#[derive(Debug)]
+struct Lenient(Result<ItemBody, ItemError>);
+
+impl<'de> Deserialize<'de> for Lenient {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(Self(serde_json::from_value(value).map_err(|error| invalid_item(&error))))
+    }
+}
+
+fn invalid_item(error: &serde_json::Error) -> ItemError {
+    ItemError::new("invalid_json", format!("the item is not the JSON this route takes: {error}"))
+}
+
+/// One entry of a bulk request, or why it is none, with its id where there is one.
+pub struct BulkEntry {
+    /// The id as it was given.
+    pub id: Option<String>,
+    /// The entry.
+    pub entry: Result<Entry, ItemError>,
+}
+
+/// What an item's JSON is made from, and its metadata.
+///
+/// # Errors
+/// Codes of the items' parts, or `invalid_item`.
+pub fn content(body: ItemBody) -> Result<(Source, Metadata), ItemError> {
+    let metadata = body.metadata.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
+    let source = match (body.image, body.vector, body.contract) {
+        (Some(image), None, None) => Source::Picture(image_from_text(&image)?),
+        (None, Some(values), contract) => {
+            let (vector, contract) = stored::vector(values, contract)?;
+            Source::Vector(vector, contract)
+        }
+        _ => {
+            let message = "an item has either an \"image\", or a \"vector\" with its \"contract\"";
+            return Err(ItemError::new("invalid_item", message));
+        }
+    };
+    Ok((source, metadata))
+}
+
+fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
+    let mut body = match body {
+        Ok(body) => body,
+        Err(error) => return BulkEntry { id: None, entry: Err(error) },
+    };
+    let id = body.id.take();
+    let entry = (|| {
+        let text = id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the item has no \"id\""))?;
+        let id = ItemId::new(text)?;
+        let (source, metadata) = content(body)?;
+        Ok(Entry { id, source, metadata })
+    })();
+    BulkEntry { id, entry }
+}
+
+/// The entries of `{"items":[…]}`.
+///
+/// # Errors
+/// `invalid_json`, `too_many_items`.
+pub fn of_json(bytes: &[u8]) -> Result<Vec<BulkEntry>, Problem> {
+    let ItemBodies { items } = super::extract::parse_json(bytes)?;
+    check_count(items.len())?;
+    Ok(items.into_iter().map(|Lenient(body)| bulk_entry(body)).collect())
+}
+
+/// The entries of lines of JSON; empty lines are left out.
+///
+/// # Errors
+/// `too_many_items`.
+pub fn of_ndjson(bytes: &[u8]) -> Result<Vec<BulkEntry>, Problem> {
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let mut entries = Vec::new();
+    for line in lines {
+        check_count(entries.len() + 1)?;
+        entries.push(bulk_entry(serde_json::from_slice(line).map_err(|error| invalid_item(&error))));
+    }
+    Ok(entries)
+}
+
+fn check_count(count: usize) -> Result<(), Problem> {
+    if count > MAX_BULK { Err(crate::store::InvalidValue::Bulk(count).into()) } else { Ok(()) }
+}
+
+/// The entries of a form: each file is an item, its id the file's name, or the part's where the file has none.
+/// The field `metadata` is an object of the metadata by id.
+///
+/// # Errors
+/// `invalid_metadata`, `unexpected_field`.
+pub fn of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<Vec<BulkEntry>, Problem> {
+    let (files, metadata) = split_metadata(files, fields)?;
+    let mut metadata = match metadata {
+        None => Map::new(),
+        Some(text) => match serde_json::from_slice(&text) {
+            Ok(Value::Object(by_id)) => by_id,
+            _ => {
+                let detail = "the field \"metadata\" must be a JSON object that has an object for each id";
+                return Err(Problem::bad_request("invalid_metadata", detail));
+            }
+        },
+    };
+    let entries: Vec<BulkEntry> = files
+        .into_iter()
+        .map(|file| {
+            let id = file.file_name.or(file.name);
+            let kept = id.as_ref().and_then(|id| metadata.remove(id));
+            let entry = (|| {
+                let text =
+                    id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the part has no name"))?;
+                let source = Source::Picture(ImageBytes(file.bytes));
+                let metadata = kept.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
+                Ok(Entry { id: ItemId::new(text)?, source, metadata })
+            })();
+            BulkEntry { id, entry }
+        })
+        .collect();
+    match metadata.keys().next() {
+        None => Ok(entries),
+        Some(id) => {
+            let detail = format!("the field \"metadata\" has an entry {id:?}, but no file has that name");
+            Err(Problem::bad_request("invalid_metadata", detail))
+        }
+    }
+}
+
+/// The one picture of a form, and its metadata.
+///
+/// # Errors
+/// `invalid_metadata`, `unexpected_field`, `no_inputs`, `too_many_images`.
+pub fn one_of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<(Source, Metadata), Problem> {
+    let (mut files, metadata) = split_metadata(files, fields)?;
+    let metadata = match metadata {
+        None => Metadata::default(),
+        Some(text) => Metadata::from_json(&String::from_utf8_lossy(&text))?,
+    };
+    match (files.pop(), files.is_empty()) {
+        (Some(file), true) => Ok((Source::Picture(ImageBytes(file.bytes)), metadata)),
+        (None, _) => Err(Problem::bad_request("no_inputs", "the form holds no picture file")),
+        (Some(_), false) => {
+            let detail = "this address takes one picture: send several to POST /items";
+            Err(Problem::bad_request("too_many_images", detail))
+        }
+    }
+}
+
+fn split_metadata(files: Vec<Part>, fields: Vec<Part>) -> Result<(Vec<Part>, Option<Bytes>), Problem> {
+    let mut metadata = None;
+    let mut pictures = Vec::with_capacity(files.len());
+    for part in files {
+        // A client may give the part a media type of its own, which makes it look like a file.
+        if part.name.as_deref() == Some(METADATA) { metadata = Some(part.bytes) } else { pictures.push(part) }
+    }
+    for field in fields {
+        match field.name.as_deref() {
+            Some(METADATA) => metadata = Some(field.bytes),
+            name => {
+                let detail = format!(
+                    "the field {:?} is neither a file nor \"metadata\": give each picture's part a file name (curl: -F 'image=@picture.jpg')",
+                    name.unwrap_or("")
+                );
+                return Err(Problem::bad_request("unexpected_field", detail));
+            }
+        }
+    }
+    Ok((pictures, metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn codes(entries: Vec<BulkEntry>) -> Vec<(Option<String>, Result<(), String>)> {
+        let code = |entry: Result<Entry, ItemError>| entry.map(drop).map_err(|error| error.code.into_owned());
+        entries.into_iter().map(|BulkEntry { id, entry }| (id, code(entry))).collect()
+    }
+
+    #[test]
+    fn each_item_fails_alone() {
+        let lines = br#"{"id":"a","vector":[1,2],"contract":"0123456789abcdef"}
+{"id":"b","vector":[1,2]}
+
+{"id":"c"}
+{"id":"d","image":"?"}
+{"id":"..","image":"aGk="}
+{"image":"aGk="}
+{"id":"e","vector":[0,0],"contract":"0123456789abcdef"}
+{"id":"f","vector":[1e300],"contract":"0123456789abcdef"}
+{"id":"g","image":"aGk=","metadata":[]}
+{"id":"h","image":"aGk=","colour":1}
+{"id":
+"#;
+        let expected = [
+            (Some("a"), "ok"),
+            (Some("b"), "missing_contract"),
+            (Some("c"), "invalid_item"),
+            (Some("d"), "invalid_base64"),
+            (Some(".."), "invalid_id"),
+            (None, "invalid_item"),
+            (Some("e"), "invalid_vector"),
+            (Some("f"), "invalid_vector"),
+            (Some("g"), "invalid_metadata"),
+            (None, "invalid_json"),
+            (None, "invalid_json"),
+        ];
+        let found = codes(of_ndjson(lines).unwrap());
+        let found: Vec<_> = found
+            .iter()
+            .map(|(id, outcome)| (id.as_deref(), outcome.as_ref().map_or_else(String::as_str, |()| "ok")))
+            .collect();
+        assert_eq!(found, expected);
+        let whole = String::from_utf8_lossy(lines)
+            .trim()
+            .lines()
+            .filter(|l| l.len() > 8)
+            .collect::<Vec<_>>()
+            .join(",");
+        let json = codes(of_json(format!("{{\"items\":[{whole}]}}").as_bytes()).unwrap());
+        assert_eq!(json.len(), 10);
+        assert_eq!(of_json(b"{\"items\":[{]}").map(codes).unwrap_err().code, "invalid_json");
+    }
+
+    #[test]
+    fn forms_name_their_items() {
+        let part = |name: &str, file: Option<&str>, bytes: &'static str| Part {
+            name: Some(name.to_owned()),
+            file_name: file.map(str::to_owned),
+            bytes: Bytes::from(bytes),
+        };
+        let files = || vec![part("x", Some("a.jpg"), "1"), part("b", None, "2")];
+        let entries = of_form(files(), vec![part("metadata", None, r#"{"b":{"n":1}}"#)]).unwrap();
+        assert_eq!(entries[1].entry.as_ref().unwrap().metadata.as_str(), r#"{"n":1}"#);
+        assert_eq!(codes(entries), [(Some("a.jpg".into()), Ok(())), (Some("b".into()), Ok(()))]);
+        let refusal = |fields| of_form(files(), fields).map(codes).unwrap_err().code;
+        assert_eq!(refusal(vec![part("metadata", None, r#"{"c":{}}"#)]), "invalid_metadata");
+        assert_eq!(refusal(vec![part("metadata", None, "[]")]), "invalid_metadata");
+        assert_eq!(refusal(vec![part("title", None, "x")]), "unexpected_field");
+        assert_eq!(one_of_form(files(), vec![]).unwrap_err().code, "too_many_images");
+        assert_eq!(one_of_form(vec![], vec![]).unwrap_err().code, "no_inputs");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_parsers(bytes: Vec<u8>) {
+            let _ = (of_json(&bytes).map(codes), of_ndjson(&bytes).map(codes));
+        }
+    }
+}

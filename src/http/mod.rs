@@ -1,0 +1,21 @@
+//! HTTP: routes, extractors, replies. Handlers extract, call one thing, and respond.
+
+pub mod bulk;
+pub mod collections;
+pub mod docs;
+pub mod embed;
+pub mod encoding;
+pub mod entries;
+pub mod extract;
+pub mod info;
+pub mod input;
+pub mod items;
+pub mod models;
+pub mod observe;
+pub mod preprocess;
+pub mod problem;
+pub mod router;
+pub mod search;
+pub mod serve;
+pub mod stored;
+pub mod ui;

@@ -1,0 +1,177 @@
+//! Observation: every request gets an id, a time limit, a log line, its metrics, and problems for its errors.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+
+use super::problem::Problem;
+use crate::app::AppState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id taken over from a client.
+const MAX_ID: usize = 128;
+
+/// Most bytes read of an error's text.
+const MAX_ERROR_TEXT: usize = 4096;
+
+/// The id of a request, in its extensions.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+/// The middleware.
+pub async fn observe(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = taken_over(request.headers()).unwrap_or_else(new_id);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id);
+    let limit = app.config.request_timeout();
+    let response = match tokio::time::timeout(limit, next.run(request).instrument(span)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = format!("the request was not finished within {} ms", limit.as_millis());
+            Problem::unavailable("request_timeout", detail)
+                .retry_after(app.admission.retry_after())
+                .into_response()
+        }
+    };
+    let response = finish(response, &id, &method, &path).await;
+    let (took, status) = (started.elapsed(), response.status().as_u16());
+    // Unknown paths share one label, or a scanner would fill the memory with series.
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    app.metrics.request(route, method_label(&method), status, took);
+    log(&app, &response, &method, &path, route, &id, took);
+    response
+}
+
+fn log(
+    app: &AppState,
+    response: &Response,
+    method: &Method,
+    path: &str,
+    route: &str,
+    id: &str,
+    took: std::time::Duration,
+) {
+    let (status, ms) = (response.status().as_u16(), took.as_secs_f64() * 1e3);
+    let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
+    if let (Some(code), StatusCode::SERVICE_UNAVAILABLE) = (code, response.status()) {
+        app.metrics
+            .counter("latentd_rejected_total", vec![metrics::Label::new("code", code.to_owned())])
+            .increment(1);
+    }
+    let path: String = path.chars().take(200).collect();
+    if matches!(route, "/livez" | "/readyz" | "/metrics") {
+        tracing::debug!(%method, path, status, ms, id, "request");
+    } else if response.status().is_server_error() {
+        tracing::warn!(%method, path, status, ms, id, code, "request");
+    } else {
+        tracing::info!(%method, path, status, ms, id, code, "request");
+    }
+}
+
+/// Gives the response its id, and an error that is no problem yet the form of one.
+async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -> Response {
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        let mut headers = std::mem::take(response.headers_mut());
+        let mut problem = match response.extensions_mut().remove::<Problem>() {
+            Some(problem) => problem,
+            None => Problem::of_status(status, error_text(response, &headers, method, path).await),
+        };
+        problem.request_id = Some(id.to_owned());
+        response = problem.into_response();
+        for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
+            headers.remove(name);
+        }
+        response.headers_mut().extend(headers);
+    }
+    if let Ok(value) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// What to say about an error that came with a bare text or none.
+async fn error_text(response: Response, headers: &HeaderMap, method: &Method, path: &str) -> String {
+    let path: String = path.chars().take(200).collect();
+    match response.status() {
+        StatusCode::NOT_FOUND => format!("there is no {path}: see /docs for the routes"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow =
+                headers.get(header::ALLOW).and_then(|value| value.to_str().ok()).unwrap_or("other methods");
+            format!("{path} does not take {method}: it takes {allow}")
+        }
+        status => {
+            let bytes = axum::body::to_bytes(response.into_body(), MAX_ERROR_TEXT).await.unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+            if text.is_empty() { status.canonical_reason().unwrap_or("error").to_owned() } else { text }
+        }
+    }
+}
+
+/// A client's own id, when it is short and printable.
+fn taken_over(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(&REQUEST_ID)?.to_str().ok()?;
+    let fits = !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then(|| id.to_owned())
+}
+
+/// An id that is unique in this process and most likely among all.
+fn new_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{:016x}", KEY.hash_one(count))
+}
+
+/// The method's name where it is one of HTTP's own, so that labels stay few.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+/// What a handler's panic becomes: a problem, the panic's text going to the log alone.
+pub fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    tracing::error!(panic = text, "a handler panicked");
+    Problem::internal().into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_taken_over_only_when_harmless() {
+        let with = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_str(text).unwrap());
+            taken_over(&headers)
+        };
+        assert_eq!(with("abc-1"), Some("abc-1".to_owned()));
+        assert_eq!(with("a b"), None);
+        assert_eq!(with(""), None);
+        assert_eq!(with(&"x".repeat(MAX_ID + 1)), None);
+        assert_ne!(new_id(), new_id());
+    }
+}

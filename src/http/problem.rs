@@ -1,0 +1,157 @@
+//! Problems: every error reply is an RFC 9457 `application/problem+json` with a stable `code`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::admission::Overloaded;
+use crate::embedder::EmbedError;
+
+/// An error reply (RFC 9457).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:latentd:problem:` and the code.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:latentd:problem:corrupt_image")]
+    pub kind: String,
+    /// The status in words.
+    #[schema(example = "Unprocessable Entity")]
+    pub title: String,
+    /// The HTTP status.
+    #[schema(example = 422)]
+    pub status: u16,
+    /// What went wrong and what to do.
+    pub detail: String,
+    /// For programs; never changes its meaning.
+    #[schema(value_type = String, example = "corrupt_image")]
+    pub code: Cow<'static, str>,
+    /// The request's id, also in the header `x-request-id` and in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Further members of this kind of problem.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub extra: Map<String, Value>,
+    #[serde(skip)]
+    #[schema(ignore)]
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem of `status`, told apart by `code`.
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        let code = code.into();
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
+        let kind = format!("urn:latentd:problem:{code}");
+        let (status, detail) = (status.as_u16(), detail.into());
+        Self { kind, title, status, detail, code, request_id: None, extra: Map::new(), retry_after: None }
+    }
+
+    /// 400.
+    pub fn bad_request(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404.
+    pub fn not_found(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// 409.
+    pub fn conflict(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, detail)
+    }
+
+    /// 422.
+    pub fn unprocessable(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// 503.
+    pub fn unavailable(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+
+    /// 500; what failed is in the log, not in the reply.
+    #[must_use]
+    pub fn internal() -> Self {
+        let detail = "the server failed on this request; its log says more under the request id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
+    }
+
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(member.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to come back, in whole seconds, in the header `retry-after` too.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self.with("retry_after", after.as_secs().max(1))
+    }
+
+    /// The problem of an error status that some layer answered with, `detail` being its text.
+    #[must_use]
+    pub fn of_status(status: StatusCode, detail: String) -> Self {
+        let code = match status {
+            StatusCode::BAD_REQUEST => "bad_request",
+            StatusCode::NOT_FOUND => "route_not_found",
+            StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+            StatusCode::REQUEST_TIMEOUT => "request_timeout",
+            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+            StatusCode::UNPROCESSABLE_ENTITY => "unprocessable",
+            StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            _ if status.is_server_error() => return Self { status: status.as_u16(), ..Self::internal() },
+            _ => "request_refused",
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Overloaded> for Problem {
+    fn from(error: Overloaded) -> Self {
+        Self::unavailable("overloaded", error.to_string()).retry_after(error.retry_after)
+    }
+}
+
+impl From<EmbedError> for Problem {
+    fn from(error: EmbedError) -> Self {
+        let status = match error.code() {
+            "empty_image" => StatusCode::BAD_REQUEST,
+            "image_too_large" | "too_many_pixels" => StatusCode::PAYLOAD_TOO_LARGE,
+            "unsupported_format" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "corrupt_image" | "preprocess_failed" => StatusCode::UNPROCESSABLE_ENTITY,
+            "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        match error {
+            EmbedError::Overloaded(overloaded) => overloaded.into(),
+            error => Self::new(status, error.code(), error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! POST /search: the items nearest to a picture, an item, or a vector.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use latentd_model::{Contract, Embedding, ImageBytes};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::embed::{ImageForm, RawBytes};
+use super::extract::{MediaType, Payload, Query, parse_json};
+use super::input::{Inputs, embed_inputs, image_from_text, multipart, off_thread};
+use super::problem::Problem;
+use super::stored::{self, Include, unknown_item};
+use crate::admission::Permit;
+use crate::app::{App, AppState};
+use crate::store::{self, CollectionName, Filter, InvalidValue, ItemId, Neighbour};
+
+/// The routes of this resource.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(search))
+}
+
+/// Neighbours of a search that does not say how many.
+const DEFAULT_K: usize = 10;
+
+/// How to search. A JSON body may say the same, and then wins.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SearchQuery {
+    /// The collection; `default` when left out.
+    collection: Option<String>,
+    /// How many neighbours at most, 1 to 1000.
+    #[param(default = 10)]
+    k: Option<usize>,
+    /// Which items count, told by their metadata: a filter as JSON, e.g. `{"colour":"red"}`. See the body.
+    filter: Option<String>,
+    /// What a neighbour tells beside its id and score: `metadata`, `vector`, with a comma between them.
+    #[param(default = "metadata")]
+    include: Option<String>,
+    /// Lowest score that counts, -1 to 1.
+    min_score: Option<f32>,
+    /// For a search by id: leave that item out.
+    #[param(default = true)]
+    exclude_self: Option<bool>,
+}
+
+/// What to search for, and how: exactly one of `id`, `image`, `inputs` and `vector`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchBody {
+    /// The id of an item of the collection.
+    id: Option<String>,
+    /// A picture file in base64, or as a data URI.
+    image: Option<String>,
+    /// One picture in the form that /embed takes.
+    inputs: Option<Vec<SearchInput>>,
+    /// A vector.
+    vector: Option<Vec<f32>>,
+    /// The contract of the encoder that made the vector.
+    #[schema(value_type = Option<String>)]
+    contract: Option<Contract>,
+    /// How many neighbours at most, 1 to 1000.
+    #[schema(default = 10)]
+    k: Option<usize>,
+    /// Which items count, told by their metadata: an object whose members must all hold.
+    ///
+    /// `{"colour": "red"}` asks for equality; `{"price": {"$gte": 10, "$lt": 20}}` for a range; `$eq`, `$ne`, `$in`,
+    /// `$nin`, `$gt`, `$gte`, `$lt`, `$lte` and `$exists` are known, and `$and`, `$or`, `$not` join filters. A
+    /// dotted name goes into objects, a list counts as each of its elements, and the filter is applied exactly,
+    /// however few items it leaves.
+    #[schema(value_type = Option<Object>, example = json!({"colour": {"$in": ["red", "blue"]}, "price": {"$lt": 20}}))]
+    filter: Option<Value>,
+    /// What a neighbour tells beside its id and score; `["metadata"]` when left out.
+    include: Option<Vec<Include>>,
+    /// Lowest score that counts, -1 to 1.
+    min_score: Option<f32>,
+    /// For a search by id: leave that item out.
+    #[schema(default = true)]
+    exclude_self: Option<bool>,
+}
+
+/// One picture in JSON, as /embed takes it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchInput {
+    /// The picture file in base64, or as a data URI.
+    image: String,
+}
+
+/// The nearest items.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SearchReply {
+    /// The collection.
+    pub collection: String,
+    /// The contract of what was searched for.
+    #[schema(value_type = String)]
+    pub contract: Contract,
+    /// Best first; of equal scores the lesser id first.
+    pub neighbours: Vec<NeighbourView>,
+}
+
+/// A near item.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NeighbourView {
+    /// Its id.
+    pub id: String,
+    /// Cosine similarity, -1 to 1.
+    pub score: f32,
+    /// What is kept with it, where `include` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Map<String, Value>>,
+    /// Its vector, where `include` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector: Option<Vec<f32>>,
+}
+
+/// What is near to what.
+enum Target {
+    Item(ItemId),
+    Picture(ImageBytes),
+    Vector(Embedding, Contract),
+}
+
+/// How to search, with the defaults filled in.
+struct How {
+    k: usize,
+    filter: Option<Filter>,
+    include: Vec<Include>,
+    min_score: Option<f32>,
+    exclude_self: bool,
+}
+
+/// Find the nearest items
+///
+/// Nearest to a picture (raw, in a form, or in JSON), to an item by its `id`, or to a `vector` with its
+/// `contract`. The scan is exact. For a raw picture or a form, the query says how to search.
+#[utoipa::path(
+    post, path = "/search", tag = "search", params(SearchQuery),
+    request_body(description = "A picture, or JSON", content(
+        (RawBytes = "image/*"), (RawBytes = "application/octet-stream"),
+        (ImageForm = "multipart/form-data"), (SearchBody = "application/json"),
+    )),
+    responses(
+        (status = 200, description = "The neighbours", body = SearchReply),
+        (status = 400, description = "A broken body, query, vector or filter", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such collection or item", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The collection holds vectors of another contract", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Too large a body, or too many pictures or pixels", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not a picture of a supported format", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A corrupt picture", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn search(
+    State(app): State<AppState>,
+    Query(query): Query<SearchQuery>,
+    payload: Payload,
+) -> Result<axum::Json<SearchReply>, Problem> {
+    let collection = stored::collection(query.collection.as_deref())?;
+    let permit = payload.permit.clone();
+    let (target, how) = read(payload, query, &app).await?;
+    let exclude = match &target {
+        Target::Item(id) if how.exclude_self => vec![id.clone()],
+        _ => Vec::new(),
+    };
+    let (vector, contract) = resolve(&app, &collection, target, permit).await?;
+    let with_vectors = how.include.contains(&Include::Vector);
+    let with_metadata = how.include.contains(&Include::Metadata);
+    let How { k, filter, min_score, .. } = how;
+    let query = store::Query { vector, contract, k, filter, exclude, min_score, with_vectors };
+    let found = app.store.search(collection.clone(), query).await?;
+    let view = |neighbour: Neighbour| NeighbourView {
+        id: neighbour.id.to_string(),
+        score: neighbour.score,
+        metadata: with_metadata.then(|| neighbour.metadata.to_map()),
+        vector: neighbour.vector.map(|vector| vector.as_slice().to_vec()),
+    };
+    let neighbours = found.into_iter().map(view).collect();
+    Ok(axum::Json(SearchReply { collection: collection.to_string(), contract, neighbours }))
+}
+
+async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target, How), Problem> {
+    let Payload { media, bytes, .. } = payload;
+    let (body, picture) = match media {
+        MediaType::Image => (SearchBody::default(), Some(bytes)),
+        MediaType::Multipart(boundary) => {
+            let mut parts = multipart(bytes, boundary, 1).await?;
+            let part = parts.pop().ok_or_else(no_target)?;
+            (SearchBody::default(), Some(part.bytes))
+        }
+        MediaType::Json => (off_thread(bytes.len(), move || parse_json(&bytes)).await?, None),
+    };
+    let how = how(&body, query, app.config.max_k)?;
+    let target = match picture {
+        Some(bytes) => Target::Picture(ImageBytes(bytes)),
+        None => target(body)?,
+    };
+    Ok((target, how))
+}
+
+fn no_target() -> Problem {
+    let detail = "a search is for exactly one of \"id\", \"image\", \"inputs\" (of one picture) and \"vector\" (with its \"contract\")";
+    Problem::bad_request("invalid_search", detail)
+}
+
+fn target(body: SearchBody) -> Result<Target, Problem> {
+    let SearchBody { id, image, inputs, vector, contract, .. } = body;
+    match (id, image, inputs, vector) {
+        (Some(id), None, None, None) => Ok(Target::Item(ItemId::new(&id)?)),
+        (None, Some(image), None, None) => Ok(Target::Picture(image_from_text(&image)?)),
+        (None, None, Some(inputs), None) if inputs.len() == 1 => {
+            Ok(Target::Picture(image_from_text(&inputs[0].image)?))
+        }
+        (None, None, None, Some(vector)) => {
+            let (vector, contract) = stored::vector(vector, contract)?;
+            Ok(Target::Vector(vector, contract))
+        }
+        _ => Err(no_target()),
+    }
+}
+
+fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Problem> {
+    let k = body.k.or(query.k).unwrap_or(DEFAULT_K.min(max_k));
+    if k > max_k {
+        return Err(Problem::from(InvalidValue::K(k)).with("max_k", max_k));
+    }
+    let filter = match (&body.filter, &query.filter) {
+        (Some(Value::Null) | None, None) => None,
+        (Some(filter), _) if !filter.is_null() => {
+            Some(Filter::from_value(filter).map_err(store::StoreError::from)?)
+        }
+        (_, Some(text)) => Some(Filter::from_json(text).map_err(store::StoreError::from)?),
+        _ => None,
+    };
+    let include = match (&body.include, &query.include) {
+        (Some(include), _) => include.clone(),
+        (None, Some(text)) => stored::include(text)?,
+        (None, None) => vec![Include::Metadata],
+    };
+    let min_score = body.min_score.or(query.min_score);
+    let exclude_self = body.exclude_self.or(query.exclude_self).unwrap_or(true);
+    Ok(How { k, filter, include, min_score, exclude_self })
+}
+
+/// The vector of what is searched for.
+async fn resolve(
+    app: &App,
+    collection: &CollectionName,
+    target: Target,
+    permit: Arc<Permit>,
+) -> Result<(Embedding, Contract), Problem> {
+    match target {
+        Target::Vector(vector, contract) => Ok((vector, contract)),
+        Target::Item(id) => {
+            let item = app.store.get(collection.clone(), id.clone()).await?;
+            let item = item.ok_or_else(|| unknown_item(collection, &id))?;
+            let vector = item.vector.ok_or_else(Problem::internal)?;
+            Ok((vector, item.contract))
+        }
+        Target::Picture(image) => {
+            let embedder = app.embedder();
+            let inputs = Inputs { images: vec![Ok(image)], single: true, permit };
+            let embedded = embed_inputs(&embedder, inputs).await?.into_iter().next();
+            let embedded = embedded.ok_or_else(Problem::internal)??;
+            Ok((embedded.embedding, embedder.artefact().contract()))
+        }
+    }
+}

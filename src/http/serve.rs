@@ -1,0 +1,110 @@
+//! Serving: connections accepted within their bounds, and let go in order at shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use crate::app::AppState;
+use crate::shutdown::Shutdown;
+
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+
+/// Longest wait for the embedder and the store to close.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// Serves until the shutdown is given and the requests in hand are answered, then closes the app.
+pub async fn serve(app: AppState, listener: TcpListener, router: Router, shutdown: Shutdown) {
+    tokio::spawn(app.clone().drain_on(shutdown.clone()));
+    let upkeep = tokio::spawn(upkeep(app.clone()));
+    let graceful = GracefulShutdown::new();
+    accept(&app, &listener, &router, &graceful, &shutdown).await;
+    drop(listener);
+    let limit = app.config.shutdown_timeout();
+    let open = graceful.count();
+    match tokio::time::timeout(limit, graceful.shutdown()).await {
+        Ok(()) => tracing::info!(connections = open, "every request was answered"),
+        Err(_) => {
+            tracing::warn!(limit_ms = limit.as_millis(), "requests were left unanswered at the time limit")
+        }
+    }
+    upkeep.abort();
+    if tokio::time::timeout(CLOSE, app.close()).await.is_err() {
+        tracing::warn!("the embedder or the store did not close in time");
+    }
+}
+
+async fn accept(
+    app: &AppState,
+    listener: &TcpListener,
+    router: &Router,
+    graceful: &GracefulShutdown,
+    shutdown: &Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(app.config.max_connections));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(app.config.header_timeout()).max_buf_size(MAX_HEAD);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            accepted = next_stream(&places, listener) => accepted,
+        };
+        let Some((stream, place)) = accepted else { return };
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+            let router = router.clone();
+            async move { router.oneshot(request.map(axum::body::Body::new)).await }
+        });
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let open = app.metrics.connections.clone();
+        open.increment(1.0);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            open.decrement(1.0);
+            drop(place);
+        });
+    }
+}
+
+/// The next connection, once there is a place for it; `None` only when the semaphore is gone.
+async fn next_stream(
+    places: &Arc<Semaphore>,
+    listener: &TcpListener,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot set nodelay");
+                }
+                return Some((stream, place));
+            }
+            Err(error) => {
+                // Mostly "too many open files": wait for some to close rather than spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Keeps the metrics current between scrapes.
+async fn upkeep(app: AppState) {
+    let mut every = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        every.tick().await;
+        app.metrics.upkeep();
+    }
+}

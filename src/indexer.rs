@@ -1,0 +1,138 @@
+//! The indexer: pictures and ready vectors in, items kept.
+
+use std::sync::Arc;
+
+use latentd_model::{Contract, Embedding, ImageBytes, Pixels};
+use tokio::sync::oneshot;
+
+use crate::admission::{Overloaded, Permit};
+use crate::embedder::{EmbedError, Embedder, Seen};
+use crate::store::{
+    CollectionName, ContentHash, ItemId, Metadata, NewItem, Store, StoreError, Thumbnail, Upserted,
+};
+use crate::thumbnail;
+
+/// What an item is made from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A picture file, to be embedded.
+    Picture(ImageBytes),
+    /// A vector, with the contract of the encoder that made it.
+    Vector(Embedding, Contract),
+}
+
+/// An item that is to be made.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its id.
+    pub id: ItemId,
+    /// What it is made from.
+    pub source: Source,
+    /// What is kept with it.
+    pub metadata: Metadata,
+}
+
+/// Why an item was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// Its picture has no embedding.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    /// The store refused it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IndexError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Embed(error) => error.code(),
+            Self::Store(error) => error.code(),
+        }
+    }
+}
+
+impl From<Overloaded> for IndexError {
+    fn from(error: Overloaded) -> Self {
+        Self::Embed(error.into())
+    }
+}
+
+/// Embeds what are pictures and writes everything in one upsert; each entry has its own outcome, in order.
+///
+/// # Errors
+/// When the server is too full to begin, or the write as a whole failed; nothing was kept then.
+pub async fn index(
+    embedder: &Embedder,
+    store: &dyn Store,
+    collection: CollectionName,
+    entries: Vec<Entry>,
+    body: Option<Arc<Permit>>,
+) -> Result<Vec<Result<Upserted, IndexError>>, IndexError> {
+    let mut results: Vec<Option<Result<Upserted, IndexError>>> = Vec::new();
+    let (mut items, mut places) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+    for (place, made) in make(embedder, entries, body).await?.into_iter().enumerate() {
+        match made {
+            Ok(item) => {
+                items.push(item);
+                places.push(place);
+                results.push(None);
+            }
+            Err(error) => results.push(Some(Err(error.into()))),
+        }
+    }
+    if !items.is_empty() {
+        let written = store.upsert(collection, items).await?;
+        for (place, outcome) in places.into_iter().zip(written) {
+            results[place] = Some(outcome.map_err(IndexError::from));
+        }
+    }
+    let lost = || Err(StoreError::Internal("an item got no answer").into());
+    Ok(results.into_iter().map(|result| result.unwrap_or_else(lost)).collect())
+}
+
+/// The items of entries, with the vectors and thumbnails of their pictures.
+///
+/// # Errors
+/// When the server is too full for all of them.
+pub async fn make(
+    embedder: &Embedder,
+    entries: Vec<Entry>,
+    body: Option<Arc<Permit>>,
+) -> Result<Vec<Result<NewItem, EmbedError>>, Overloaded> {
+    let (mut pictures, mut thumbnails) = (Vec::new(), Vec::new());
+    for entry in &entries {
+        if let Source::Picture(image) = &entry.source {
+            let (sender, receiver) = oneshot::channel::<Option<(Thumbnail, ContentHash)>>();
+            let file = image.clone();
+            let seen: Seen = Box::new(move |pixels: &Pixels| {
+                let made = thumbnail::make(pixels).map(|made| (made, ContentHash::of(file.as_slice())));
+                // Whoever asked may have gone.
+                let _ = sender.send(made);
+            });
+            pictures.push((image.clone(), Some(seen)));
+            thumbnails.push(receiver);
+        }
+    }
+    let contract = embedder.artefact().contract();
+    let embedded = embedder.embed_all_seen(pictures, body).await?;
+    let mut pictures = embedded.into_iter().zip(thumbnails);
+    let item = |Entry { id, source, metadata }: Entry| match source {
+        Source::Vector(vector, contract) => {
+            let content_hash = ContentHash::of_vector(&vector);
+            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail: None })
+        }
+        Source::Picture(image) => {
+            let (outcome, mut made) = pictures.next().ok_or(EmbedError::Internal)?;
+            let vector = outcome?.embedding;
+            let (thumbnail, content_hash) = match made.try_recv().ok().flatten() {
+                Some((thumbnail, hash)) => (Some(thumbnail), hash),
+                None => (None, ContentHash::of(image.as_slice())),
+            };
+            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail })
+        }
+    };
+    Ok(entries.into_iter().map(item).collect())
+}

@@ -1,0 +1,90 @@
+//! Finding artefacts: the one to serve, and all in a folder.
+
+use std::path::{Path, PathBuf};
+
+use latentd_model::{Artefact, ArtefactError, Manifest};
+
+use crate::config::Config;
+
+/// Why there is no artefact to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// Nothing was found.
+    #[error(
+        "no encoder was found in {looked_at}: name an artefact folder with --model, or train one with latentd-trainer"
+    )]
+    NotFound {
+        /// The folders looked at.
+        looked_at: String,
+    },
+    /// The artefact is damaged.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactError),
+}
+
+/// Opens the artefact that `--model` names, else the newest in `--models-dir`, else the newest beside the executable.
+///
+/// # Errors
+/// When none is there, or it is damaged.
+pub fn open(config: &Config) -> Result<Artefact, LocateError> {
+    if !config.model.as_os_str().is_empty() {
+        return Ok(Artefact::open(&config.model)?);
+    }
+    let folders = folders(config);
+    for folder in &folders {
+        if let Some(newest) = list(folder).pop() {
+            return Ok(Artefact::open(&newest)?);
+        }
+    }
+    let looked_at = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+    Err(LocateError::NotFound { looked_at })
+}
+
+/// Folders that may hold artefacts: `--models-dir`, then `models` beside the executable.
+#[must_use]
+pub fn folders(config: &Config) -> Vec<PathBuf> {
+    let exe = std::env::current_exe().ok();
+    let beside = exe.as_deref().and_then(Path::parent).map(|dir| dir.join("models"));
+    std::iter::once(config.models_dir.clone()).chain(beside).collect()
+}
+
+/// Artefact folders `<name>-v<N>` in `folder`, by name and version, the newest last.
+#[must_use]
+pub fn list(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).filter(|path| path.join("manifest.json").is_file());
+    let mut found: Vec<_> = paths.filter_map(|path| Some((name_and_version(&path)?, path))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The manifest of an artefact folder, its files unchecked.
+///
+/// # Errors
+/// When it is missing or no manifest.
+pub fn manifest(path: &Path) -> std::io::Result<Manifest> {
+    let text = std::fs::read(path.join("manifest.json"))?;
+    Manifest::parse(&text).map_err(std::io::Error::other)
+}
+
+fn name_and_version(path: &Path) -> Option<(String, u32)> {
+    let (name, version) = path.file_name()?.to_str()?.rsplit_once("-v")?;
+    Some((name.to_owned(), version.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a-v10", "a-v9", "a-v2", "not-an-artefact", "a-vx"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("manifest.json"), "{}").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("a-v11")).unwrap();
+        let names: Vec<_> = list(dir.path()).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a-v2", "a-v9", "a-v10"]);
+    }
+}

@@ -1,0 +1,368 @@
+//! The embedded engine: SQLite as the one durable truth, and in memory what answers searches.
+//!
+//! Writes go through one thread and are acknowledged after their fsync ([`writer`]); reads through a few
+//! threads ([`readers`]); searches run on a pool of their own and touch no disk.
+
+mod files;
+mod readers;
+mod registry;
+mod rows;
+mod schema;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::files::{DataDir, database_error};
+use self::readers::Readers;
+use self::registry::{Collection, Registry};
+use self::rows::Checked;
+use self::writer::{Job, Work, Writer};
+use super::index::{Level, Precision};
+use super::{
+    Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE, Neighbour,
+    NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
+};
+
+/// How the embedded engine is opened.
+#[derive(Debug, Clone)]
+pub struct EmbeddedOptions {
+    /// The data folder; made when missing.
+    pub dir: PathBuf,
+    /// Threads that search.
+    pub search_threads: usize,
+    /// Searches that may run or wait.
+    pub max_searches: usize,
+    /// Threads that read single items and pages.
+    pub read_threads: usize,
+    /// Reads that may wait.
+    pub max_reads: usize,
+    /// Writes that may wait.
+    pub max_writes: usize,
+    /// KiB of items that may wait to be written.
+    pub max_write_kib: usize,
+    /// How long a write waits for its place in the queue.
+    pub write_wait: Duration,
+    /// How vectors are compared.
+    pub precision: Precision,
+}
+
+impl EmbeddedOptions {
+    /// The defaults, for this folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            search_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_searches: 256,
+            read_threads: 2,
+            max_reads: 1024,
+            max_writes: 1024,
+            max_write_kib: 256 * 1024,
+            write_wait: Duration::from_secs(10),
+            precision: Precision::default(),
+        }
+    }
+}
+
+/// A store in a folder of this machine, for one process.
+pub struct EmbeddedStore {
+    options: EmbeddedOptions,
+    path: PathBuf,
+    registry: Arc<Registry>,
+    seq: Arc<AtomicU64>,
+    readers: Readers,
+    pool: rayon::ThreadPool,
+    searches: Semaphore,
+    write_kib: Arc<Semaphore>,
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store of a folder, or makes it, and builds the index, on a thread for blocking work.
+    ///
+    /// # Errors
+    /// A folder that cannot be used or that another process holds; a file that is not a latentd store, is
+    /// damaged, or was written by a newer latentd.
+    pub async fn open(options: EmbeddedOptions) -> Result<Self, StoreError> {
+        let opened = tokio::task::spawn_blocking(|| Self::open_blocking(options)).await;
+        opened.unwrap_or(Err(StoreError::Internal("opening the store panicked")))
+    }
+
+    /// As [`Self::open`], on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_blocking(options: EmbeddedOptions) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        let data = DataDir::lock(&options.dir)?;
+        let path = data.database();
+        let connection = data.open_writer()?;
+        let fail = |error| database_error(error, &path);
+        let registry = Arc::new(Registry::default());
+        for row in rows::collections(&connection).map_err(fail)? {
+            let collection = Collection::load(&connection, row, options.precision).map_err(fail)?;
+            registry.insert(Arc::new(collection));
+        }
+        let seq = Arc::new(AtomicU64::new(rows::last_seq(&connection).map_err(fail)?));
+        let readers = Readers::start(&data, options.read_threads.max(1), options.max_reads)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.search_threads.max(1))
+            .thread_name(|number| format!("store-search-{number}"))
+            .build()
+            .map_err(|_| StoreError::Internal("the search threads could not be started"))?;
+        let (sender, receiver) = mpsc::channel(options.max_writes.max(1));
+        let (registry_of_writer, precision) = (Arc::clone(&registry), options.precision);
+        let state = Writer {
+            data,
+            path: path.clone(),
+            connection,
+            registry: registry_of_writer,
+            precision,
+            seq: Arc::clone(&seq),
+        };
+        let writer = std::thread::Builder::new()
+            .name("store-write".to_owned())
+            .spawn(move || state.run(receiver))
+            .map_err(|_| StoreError::Internal("the writer thread could not be started"))?;
+        let items: u64 = registry.infos().iter().map(|info| info.items).sum();
+        let ms = started.elapsed().as_millis() as u64;
+        tracing::info!(path = %path.display(), items, ms, scan = scan_name(precision), "store opened");
+        Ok(Self {
+            searches: Semaphore::new(options.max_searches),
+            write_kib: Arc::new(Semaphore::new(options.max_write_kib.max(1))),
+            options,
+            path,
+            registry,
+            seq,
+            readers,
+            pool,
+            queue: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    fn sender(&self) -> Result<mpsc::Sender<Job>, StoreError> {
+        self.queue.lock().clone().ok_or(StoreError::Closed)
+    }
+
+    /// Queues a write of `bytes` and waits for its answer.
+    async fn write<T>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sender = self.sender()?;
+        let kib = (bytes / 1024 + 1).min(self.options.max_write_kib).min(u32::MAX as usize) as u32;
+        let queue = async {
+            let permit = Arc::clone(&self.write_kib).acquire_many_owned(kib).await.ok();
+            sender.send(Job { work: work(reply), permit }).await.map_err(|_| StoreError::Closed)
+        };
+        match tokio::time::timeout(self.options.write_wait, queue).await {
+            Ok(queued) => queued?,
+            Err(_) => return Err(StoreError::Busy { what: "writes" }),
+        }
+        drop(sender);
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs a read of a collection; gives `absent` for the default collection before its first item.
+    async fn read<T: Send + 'static>(
+        &self,
+        name: &CollectionName,
+        absent: T,
+        read: impl FnOnce(&rusqlite::Connection, &Collection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.sender()?;
+        let Some(collection) = self.registry.expect(name)? else { return Ok(absent) };
+        self.readers.run(move |connection| read(connection, &collection)).await
+    }
+
+    fn sound<T>(&self, name: &CollectionName, checked: Checked<T>) -> Result<T, StoreError> {
+        match checked {
+            Checked::Sound(item) => Ok(item),
+            Checked::Damaged(id) => {
+                let reason = format!(
+                    "item {id:?} of collection {name:?} does not fit its checksum; written again it heals"
+                );
+                Err(StoreError::Damaged { path: self.path.clone(), reason })
+            }
+        }
+    }
+
+    async fn find_nearest(&self, name: CollectionName, query: Query) -> Result<Vec<Neighbour>, StoreError> {
+        self.sender()?;
+        if query.k == 0 || query.k > Query::MAX_K {
+            return Err(InvalidValue::K(query.k).into());
+        }
+        if query.min_score.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
+            return Err(InvalidValue::MinScore.into());
+        }
+        let Some(collection) = self.registry.expect(&name)? else { return Ok(Vec::new()) };
+        collection.check(&query.vector, query.contract)?;
+        let _permit = self.searches.try_acquire().map_err(|_| StoreError::Busy { what: "searches" })?;
+        let (sender, receiver) = oneshot::channel();
+        self.pool.spawn(move || {
+            if sender.is_closed() {
+                return;
+            }
+            let search = std::panic::AssertUnwindSafe(|| collection.index.search(&query));
+            let found = std::panic::catch_unwind(search);
+            // The caller may go while the search runs.
+            let _: Result<(), _> = sender.send(found.map_err(|_| StoreError::Internal("a search panicked")));
+        });
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let size = |suffix: &str| {
+            let mut path = self.path.clone().into_os_string();
+            path.push(suffix);
+            std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+        };
+        size("") + size("-wal")
+    }
+}
+
+fn scan_name(precision: Precision) -> String {
+    format!("{}, {}", precision.name(), Level::detect().name())
+}
+
+fn size_of_item(item: &NewItem) -> usize {
+    let thumbnail = item.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.0.len());
+    item.vector.dim() * 4 + item.id.as_str().len() + item.metadata.as_str().len() + thumbnail + 128
+}
+
+impl Store for EmbeddedStore {
+    fn upsert(
+        &self,
+        collection: CollectionName,
+        items: Vec<NewItem>,
+    ) -> Answer<'_, Vec<Result<Upserted, StoreError>>> {
+        async move {
+            if items.len() > MAX_BULK {
+                return Err(InvalidValue::Bulk(items.len()).into());
+            }
+            let bytes = items.iter().map(size_of_item).sum();
+            self.write(bytes, |reply| Work::Upsert { collection, items, reply }).await
+        }
+        .boxed()
+    }
+
+    fn delete(&self, collection: CollectionName, ids: Vec<ItemId>) -> Answer<'_, Vec<bool>> {
+        async move {
+            if ids.len() > MAX_BULK {
+                return Err(InvalidValue::Bulk(ids.len()).into());
+            }
+            let bytes = ids.iter().map(|id| id.as_str().len() + 64).sum();
+            self.write(bytes, |reply| Work::Delete { collection, ids, reply }).await
+        }
+        .boxed()
+    }
+
+    fn get(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Item>> {
+        async move {
+            let found = self.read(&collection, None, move |connection, collection| {
+                rows::get(connection, &collection.row, &id)
+            });
+            found.await?.map(|item| self.sound(&collection, item)).transpose()
+        }
+        .boxed()
+    }
+
+    fn thumbnail(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Thumbnail>> {
+        async move {
+            let read = move |connection: &_, collection: &Collection| {
+                rows::thumbnail(connection, collection.row.key, &id)
+            };
+            self.read(&collection, None, read).await
+        }
+        .boxed()
+    }
+
+    fn list(
+        &self,
+        collection: CollectionName,
+        after: Option<ItemId>,
+        limit: usize,
+        vectors: bool,
+    ) -> Answer<'_, Vec<Item>> {
+        async move {
+            if limit == 0 || limit > MAX_PAGE {
+                return Err(InvalidValue::Limit(limit).into());
+            }
+            let read = move |connection: &_, collection: &Collection| {
+                rows::list(connection, &collection.row, after.as_ref(), limit, vectors)
+            };
+            let found = self.read(&collection, Vec::new(), read).await?;
+            found.into_iter().map(|item| self.sound(&collection, item)).collect()
+        }
+        .boxed()
+    }
+
+    fn search(&self, collection: CollectionName, query: Query) -> Answer<'_, Vec<Neighbour>> {
+        self.find_nearest(collection, query).boxed()
+    }
+
+    fn collections(&self) -> Answer<'_, Vec<CollectionInfo>> {
+        async { self.sender().map(|_| self.registry.infos()) }.boxed()
+    }
+
+    fn drop_collection(&self, collection: CollectionName) -> Answer<'_, bool> {
+        async move { self.write(0, |reply| Work::Drop { collection, reply }).await }.boxed()
+    }
+
+    fn stats(&self) -> Answer<'_, StoreStats> {
+        async {
+            let sender = self.sender()?;
+            Ok(StoreStats {
+                engine: "embedded",
+                collections: self.registry.infos(),
+                seq: self.seq.load(Ordering::Relaxed),
+                disk_bytes: self.disk_bytes(),
+                index_bytes: self.registry.bytes() as u64,
+                scan: scan_name(self.options.precision),
+                queued_writes: sender.max_capacity() - sender.capacity(),
+            })
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> Answer<'_, ()> {
+        async { if self.sender()?.is_closed() { Err(StoreError::Closed) } else { Ok(()) } }.boxed()
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        async {
+            let Some(sender) = self.queue.lock().take() else { return Ok(()) };
+            let readers = self.readers.stop();
+            let (reply, answer) = oneshot::channel();
+            let job = Job { work: Work::Close { readers, reply }, permit: None };
+            sender.send(job).await.map_err(|_| StoreError::Closed)?;
+            answer.await.map_err(|_| StoreError::Closed)?
+        }
+        .boxed()
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.queue.lock().take();
+        for reader in self.readers.stop() {
+            // A reader that panicked has ended too.
+            let _ = reader.join();
+        }
+        if let Some(writer) = self.writer.lock().take() {
+            // Likewise.
+            let _ = writer.join();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The registry: the collections that are open, each with its index.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use latentd_model::{Contract, Embedding};
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+
+use super::rows::{self, Checked, CollectionRow};
+use crate::store::index::{CollectionIndex, Level, Precision};
+use crate::store::{CollectionInfo, CollectionName, ItemId, NewItem, StoreError};
+
+/// A collection that is open.
+pub struct Collection {
+    /// As the database keeps it.
+    pub row: CollectionRow,
+    /// What answers its searches.
+    pub index: CollectionIndex,
+    /// Ids of items that do not fit their checksum.
+    damaged: Mutex<HashSet<String>>,
+}
+
+impl Collection {
+    /// Without items.
+    pub fn new(row: CollectionRow, precision: Precision) -> Self {
+        let index = CollectionIndex::new(row.dim, precision, Level::detect());
+        Self { row, index, damaged: Mutex::default() }
+    }
+
+    /// Builds the index from the database.
+    pub fn load(connection: &Connection, row: CollectionRow, precision: Precision) -> rusqlite::Result<Self> {
+        const LOGGED: usize = 10;
+        let collection = Self::new(row, precision);
+        let mut damaged = HashSet::new();
+        rows::scan(connection, &collection.row, |item| match item {
+            Checked::Sound((id, vector, metadata)) => collection.index.put(&id, vector, &metadata),
+            Checked::Damaged(id) => {
+                if damaged.len() < LOGGED {
+                    tracing::error!(collection = %collection.row.name, id,
+                        "this item does not fit its checksum and is left out of searches: write it again");
+                }
+                damaged.insert(id);
+            }
+        })?;
+        if damaged.len() > LOGGED {
+            tracing::error!(collection = %collection.row.name, items = damaged.len(), "more items are damaged");
+        }
+        *collection.damaged.lock() = damaged;
+        Ok(collection)
+    }
+
+    /// Shows a committed write to searches.
+    pub fn put(&self, item: &NewItem) {
+        self.index.put(&item.id, item.vector.as_slice(), &item.metadata);
+        self.damaged.lock().remove(item.id.as_str());
+    }
+
+    /// Shows a committed deletion to searches.
+    pub fn remove(&self, id: &ItemId) {
+        self.index.remove(id);
+        self.damaged.lock().remove(id.as_str());
+    }
+
+    /// Whether a vector belongs here.
+    pub fn check(&self, vector: &Embedding, contract: Contract) -> Result<(), StoreError> {
+        let collection = || self.row.name.clone();
+        if contract != self.row.contract {
+            return Err(StoreError::ContractMismatch {
+                collection: collection(),
+                collection_contract: self.row.contract,
+                vector_contract: contract,
+            });
+        }
+        if vector.dim() != self.row.dim {
+            let (expected, actual) = (self.row.dim, vector.dim());
+            return Err(StoreError::DimensionMismatch { collection: collection(), expected, actual });
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> CollectionInfo {
+        CollectionInfo {
+            name: self.row.name.clone(),
+            contract: self.row.contract,
+            dim: self.row.dim,
+            items: self.index.len() as u64,
+            damaged: self.damaged.lock().len() as u64,
+            created: self.row.created,
+        }
+    }
+}
+
+/// All collections that are open. Only the writer changes it, after a commit.
+#[derive(Default)]
+pub struct Registry(RwLock<BTreeMap<CollectionName, Arc<Collection>>>);
+
+impl Registry {
+    /// The collection, if it came into being.
+    pub fn find(&self, name: &CollectionName) -> Option<Arc<Collection>> {
+        self.0.read().get(name).cloned()
+    }
+
+    /// The collection; `default` may have none yet, any other name must.
+    pub fn expect(&self, name: &CollectionName) -> Result<Option<Arc<Collection>>, StoreError> {
+        match self.find(name) {
+            None if !name.is_default() => Err(StoreError::UnknownCollection(name.clone())),
+            found => Ok(found),
+        }
+    }
+
+    /// Adds a collection.
+    pub fn insert(&self, collection: Arc<Collection>) {
+        self.0.write().insert(collection.row.name.clone(), collection);
+    }
+
+    /// Takes a collection out.
+    pub fn remove(&self, name: &CollectionName) {
+        // Freed outside the lock: dropping a large index takes a while.
+        let removed = self.0.write().remove(name);
+        drop(removed);
+    }
+
+    /// All of them, by name.
+    pub fn infos(&self) -> Vec<CollectionInfo> {
+        self.0.read().values().map(|collection| collection.info()).collect()
+    }
+
+    /// Bytes of memory, about.
+    pub fn bytes(&self) -> usize {
+        let all: Vec<Arc<Collection>> = self.0.read().values().cloned().collect();
+        all.iter().map(|collection| collection.index.bytes()).sum()
+    }
+}

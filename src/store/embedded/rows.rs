@@ -1,0 +1,244 @@
+//! Rows: items as the database keeps them.
+
+use latentd_model::{Contract, Embedding};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use crate::store::{CollectionName, ContentHash, Item, ItemId, Metadata, NewItem, Thumbnail, Timestamp};
+
+/// A collection as the database keeps it.
+#[derive(Debug, Clone)]
+pub struct CollectionRow {
+    pub key: i64,
+    pub name: CollectionName,
+    pub contract: Contract,
+    pub dim: usize,
+    pub created: Timestamp,
+}
+
+/// Something in the database that latentd cannot have written.
+fn foreign(column: usize, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, reason.into())
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    u64::try_from(row.get::<_, i64>(column)?).map_err(|error| foreign(column, error))
+}
+
+/// All collections.
+pub fn collections(connection: &Connection) -> rusqlite::Result<Vec<CollectionRow>> {
+    let mut statement = connection.prepare("SELECT key, name, contract, dim, created FROM collections")?;
+    let rows = statement.query_map([], |row| {
+        let contract: [u8; 8] = row.get(2)?;
+        Ok(CollectionRow {
+            key: row.get(0)?,
+            name: CollectionName::new(row.get_ref(1)?.as_str()?).map_err(|error| foreign(1, error))?,
+            contract: Contract::from_bytes(contract),
+            dim: usize::try_from(row.get::<_, i64>(3)?).map_err(|error| foreign(3, error))?,
+            created: Timestamp(row.get(4)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Adds a collection.
+pub fn insert_collection(
+    connection: &Connection,
+    name: &CollectionName,
+    contract: Contract,
+    dim: usize,
+) -> rusqlite::Result<CollectionRow> {
+    let created = Timestamp::now();
+    connection.execute(
+        "INSERT INTO collections (name, contract, dim, created) VALUES (?1, ?2, ?3, ?4)",
+        (name.as_str(), contract.to_bytes(), dim as i64, created.0),
+    )?;
+    Ok(CollectionRow { key: connection.last_insert_rowid(), name: name.clone(), contract, dim, created })
+}
+
+/// Deletes a collection with all that is in it.
+pub fn delete_collection(connection: &Connection, key: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM collections WHERE key = ?1", [key]).map(drop)
+}
+
+/// The number of the last write.
+pub fn last_seq(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT value FROM counters WHERE name = 'seq'", [], |row| unsigned(row, 0))
+}
+
+/// Keeps the number of the last write.
+pub fn set_last_seq(connection: &Connection, seq: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'seq'")?
+        .execute([seq as i64])
+        .map(drop)
+}
+
+/// CRC-32 over all that makes a neighbour.
+fn checksum(id: &str, metadata: &str, vector: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    // No id and no JSON text has a zero byte in it, so the parts cannot be mistaken for each other.
+    [id.as_bytes(), &[0], metadata.as_bytes(), &[0], vector].iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+/// Writes an item; tells whether its id was new.
+pub fn upsert(connection: &Connection, collection: i64, item: &NewItem, seq: u64) -> rusqlite::Result<bool> {
+    let vector: Vec<u8> = item.vector.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (id, metadata) = (item.id.as_str(), item.metadata.as_str());
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO items
+            (collection, id, vector, metadata, content_hash, checksum, seq, revision, created, updated)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?8)
+         ON CONFLICT (collection, id) DO UPDATE SET
+            vector = excluded.vector, metadata = excluded.metadata, content_hash = excluded.content_hash,
+            checksum = excluded.checksum, seq = excluded.seq, revision = revision + 1, updated = excluded.updated
+         RETURNING key, revision",
+    )?;
+    let checksum = checksum(id, metadata, &vector);
+    let (key, revision): (i64, i64) = statement.query_row(
+        (
+            collection,
+            id,
+            &vector,
+            metadata,
+            item.content_hash.as_bytes(),
+            checksum,
+            seq as i64,
+            Timestamp::now().0,
+        ),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    match &item.thumbnail {
+        Some(Thumbnail(jpeg)) => {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO thumbnails VALUES (?1, ?2)")?
+                .execute((key, &**jpeg))?;
+        }
+        None if revision > 1 => {
+            connection.prepare_cached("DELETE FROM thumbnails WHERE item = ?1")?.execute([key])?;
+        }
+        None => {}
+    }
+    Ok(revision == 1)
+}
+
+/// Deletes an item; tells whether it was there.
+pub fn delete(connection: &Connection, collection: i64, id: &ItemId) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached("DELETE FROM items WHERE collection = ?1 AND id = ?2")?;
+    statement.execute((collection, id.as_str())).map(|count| count > 0)
+}
+
+/// An item whose content may not fit its checksum.
+pub enum Checked<T> {
+    /// It fits.
+    Sound(T),
+    /// It does not; only the id is told.
+    Damaged(String),
+}
+
+fn item(row: &Row<'_>, contract: Contract) -> rusqlite::Result<Checked<Item>> {
+    let (id, metadata) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+    let vector = match row.get_ref(2)? {
+        rusqlite::types::ValueRef::Null => None,
+        blob => Some(blob.as_blob()?),
+    };
+    let damaged = || Ok(Checked::Damaged(id.to_owned()));
+    let Ok(item_id) = ItemId::new(id) else { return damaged() };
+    if vector.is_some_and(|vector| checksum(id, metadata, vector) != row.get(3).unwrap_or(0)) {
+        return damaged();
+    }
+    let vector = match vector.map(|vector| Embedding::from_normalised(floats(vector))) {
+        None => None,
+        Some(Ok(vector)) => Some(vector),
+        Some(Err(_)) => return damaged(),
+    };
+    Ok(Checked::Sound(Item {
+        id: item_id,
+        vector,
+        contract,
+        metadata: Metadata::from_stored(metadata.to_owned()),
+        content_hash: ContentHash::from_bytes(row.get(4)?),
+        seq: unsigned(row, 5)?,
+        created: Timestamp(row.get(6)?),
+        updated: Timestamp(row.get(7)?),
+        has_thumbnail: row.get(8)?,
+    }))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+/// One item with its vector.
+pub fn get(
+    connection: &Connection,
+    collection: &CollectionRow,
+    id: &ItemId,
+) -> rusqlite::Result<Option<Checked<Item>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, metadata, vector, checksum, content_hash, seq, created, updated,
+            EXISTS (SELECT 1 FROM thumbnails WHERE item = key)
+         FROM items WHERE collection = ?1 AND id = ?2",
+    )?;
+    statement.query_row((collection.key, id.as_str()), |row| item(row, collection.contract)).optional()
+}
+
+/// Items in the order of their ids.
+pub fn list(
+    connection: &Connection,
+    collection: &CollectionRow,
+    after: Option<&ItemId>,
+    limit: usize,
+    vectors: bool,
+) -> rusqlite::Result<Vec<Checked<Item>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, metadata, iif(?4, vector, NULL), checksum, content_hash, seq, created, updated,
+            EXISTS (SELECT 1 FROM thumbnails WHERE item = key)
+         FROM items WHERE collection = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let after = after.map_or("", ItemId::as_str);
+    let rows = statement
+        .query_map((collection.key, after, limit as i64, vectors), |row| item(row, collection.contract))?;
+    rows.collect()
+}
+
+/// The thumbnail of one item.
+pub fn thumbnail(
+    connection: &Connection,
+    collection: i64,
+    id: &ItemId,
+) -> rusqlite::Result<Option<Thumbnail>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT jpeg FROM thumbnails JOIN items ON item = key WHERE collection = ?1 AND id = ?2",
+    )?;
+    let jpeg = statement.query_row((collection, id.as_str()), |row| row.get::<_, Vec<u8>>(0)).optional()?;
+    Ok(jpeg.map(|jpeg| Thumbnail(jpeg.into())))
+}
+
+/// Gives every item's id, vector and metadata to `take`, or its id alone when it is damaged.
+pub fn scan(
+    connection: &Connection,
+    collection: &CollectionRow,
+    mut take: impl FnMut(Checked<(ItemId, &[f32], Metadata)>),
+) -> rusqlite::Result<()> {
+    let mut statement = connection
+        .prepare("SELECT id, metadata, vector, checksum FROM items WHERE collection = ?1 ORDER BY key")?;
+    let mut rows = statement.query([collection.key])?;
+    let mut vector = vec![0f32; collection.dim];
+    while let Some(row) = rows.next()? {
+        let (id, metadata) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+        let bytes = row.get_ref(2)?.as_blob()?;
+        let sound =
+            bytes.len() == vector.len() * 4 && checksum(id, metadata, bytes) == row.get::<_, u32>(3)?;
+        match ItemId::new(id) {
+            Ok(item) if sound => {
+                for (value, bytes) in vector.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+                take(Checked::Sound((item, &vector, Metadata::from_stored(metadata.to_owned()))));
+            }
+            _ => take(Checked::Damaged(id.to_owned())),
+        }
+    }
+    Ok(())
+}

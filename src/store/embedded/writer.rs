@@ -1,0 +1,304 @@
+//! The writer: one thread through which all writes go, many in one transaction.
+//!
+//! While one transaction is being fsynced, further writes queue; the next transaction takes them all, with
+//! one fsync, then shows them to searches, then acknowledges them. So a lone write waits for one fsync, and
+//! under load the cost of an fsync is shared.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::files::{DataDir, database_error};
+use super::registry::{Collection, Registry};
+use super::rows;
+use crate::store::index::Precision;
+use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What an upsert tells of each item.
+pub type UpsertResults = Vec<Result<Upserted, StoreError>>;
+
+/// A write that was asked for.
+pub enum Work {
+    Upsert {
+        collection: CollectionName,
+        items: Vec<NewItem>,
+        reply: Reply<UpsertResults>,
+    },
+    Delete {
+        collection: CollectionName,
+        ids: Vec<ItemId>,
+        reply: Reply<Vec<bool>>,
+    },
+    Drop {
+        collection: CollectionName,
+        reply: Reply<bool>,
+    },
+    /// Ends the thread once the readers' threads have ended.
+    Close {
+        readers: Vec<JoinHandle<()>>,
+        reply: Reply<()>,
+    },
+}
+
+/// A write in the queue, with its share of the queue's bytes.
+pub struct Job {
+    pub work: Work,
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Most items of one transaction, beyond which no further job is added.
+const MAX_ITEMS: usize = 4096;
+
+/// What is answered after the commit.
+enum Answer {
+    Upsert(Reply<UpsertResults>, Result<UpsertResults, StoreError>),
+    Delete(Reply<Vec<bool>>, Result<Vec<bool>, StoreError>),
+    Drop(Reply<bool>, bool),
+}
+
+impl Answer {
+    // A caller that has gone needs no answer, so that failing to send one is no error.
+    fn send(self) {
+        match self {
+            Self::Upsert(reply, answer) => drop(reply.send(answer)),
+            Self::Delete(reply, answer) => drop(reply.send(answer)),
+            Self::Drop(reply, answer) => drop(reply.send(Ok(answer))),
+        }
+    }
+
+    fn fail(self, error: StoreError) {
+        match self {
+            Self::Upsert(reply, _) => drop(reply.send(Err(error))),
+            Self::Delete(reply, _) => drop(reply.send(Err(error))),
+            Self::Drop(reply, _) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What searches are shown after the commit, in order.
+enum Change {
+    Create(Arc<Collection>),
+    Put(Arc<Collection>, NewItem),
+    Remove(Arc<Collection>, ItemId),
+    Drop(CollectionName),
+}
+
+/// The thread's state.
+pub struct Writer {
+    pub data: DataDir,
+    pub path: PathBuf,
+    pub connection: Connection,
+    pub registry: Arc<Registry>,
+    pub precision: Precision,
+    pub seq: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Works until the queue is closed or a [`Work::Close`] comes.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut closing = None;
+        while closing.is_none() {
+            let Some(first) = queue.blocking_recv() else { break };
+            let (mut jobs, mut items, mut next) = (Vec::new(), 0, Some(first));
+            while let Some(job) = next {
+                items += match &job.work {
+                    Work::Upsert { items, .. } => items.len(),
+                    Work::Delete { ids, .. } => ids.len(),
+                    Work::Drop { .. } => 1,
+                    Work::Close { .. } => MAX_ITEMS,
+                };
+                match job.work {
+                    Work::Close { readers, reply } => closing = Some((readers, reply)),
+                    work => jobs.push(Job { work, permit: job.permit }),
+                }
+                next = if items < MAX_ITEMS { queue.try_recv().ok() } else { None };
+            }
+            self.commit(jobs);
+        }
+        let (readers, reply) = closing.unzip();
+        queue.close();
+        for reader in readers.unwrap_or_default() {
+            // A reader that panicked has ended too.
+            let _ = reader.join();
+        }
+        self.finish();
+        if let Some(reply) = reply {
+            // Nobody may be waiting any more.
+            let _: Result<(), _> = reply.send(Ok(()));
+        }
+    }
+
+    /// Folds the log into the database, so that the next start is quick, and lets go of the folder.
+    fn finish(self) {
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Err(error) = folded.and_then(|()| self.connection.close().map_err(|(_, error)| error)) {
+            tracing::warn!(%error, "the database was left with its log; nothing is lost");
+        }
+        drop(self.data);
+    }
+
+    fn commit(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let seq = self.seq.load(Ordering::Relaxed);
+        let (mut answers, mut permits) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        let result = (|| -> Result<(Vec<Change>, u64), rusqlite::Error> {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut batch = Batch {
+                transaction: &transaction,
+                registry: &self.registry,
+                precision: self.precision,
+                staged: HashMap::new(),
+                changes: Vec::new(),
+                seq,
+                failure: None,
+            };
+            for Job { work, permit } in jobs {
+                permits.extend(permit);
+                answers.extend(batch.work(work));
+            }
+            let Batch { changes, seq, failure, .. } = batch;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            rows::set_last_seq(&transaction, seq)?;
+            transaction.commit()?;
+            Ok((changes, seq))
+        })();
+        match result {
+            Ok((changes, seq)) => {
+                self.seq.store(seq, Ordering::Relaxed);
+                changes.into_iter().for_each(|change| self.show(change));
+                answers.into_iter().for_each(Answer::send);
+            }
+            Err(error) => {
+                let error = database_error(error, &self.path);
+                tracing::error!(%error, jobs = answers.len(), "a write failed and was undone");
+                answers.into_iter().for_each(|answer| answer.fail(error.clone()));
+            }
+        }
+    }
+
+    fn show(&self, change: Change) {
+        match change {
+            Change::Create(collection) => self.registry.insert(collection),
+            Change::Put(collection, item) => collection.put(&item),
+            Change::Remove(collection, id) => collection.remove(&id),
+            Change::Drop(name) => self.registry.remove(&name),
+        }
+    }
+}
+
+/// One transaction in the making.
+struct Batch<'a> {
+    transaction: &'a Transaction<'a>,
+    registry: &'a Registry,
+    precision: Precision,
+    /// Collections that this transaction made, or deleted (none).
+    staged: HashMap<CollectionName, Option<Arc<Collection>>>,
+    changes: Vec<Change>,
+    seq: u64,
+    /// Why the transaction cannot be committed. Later jobs are not tried; all fail.
+    failure: Option<rusqlite::Error>,
+}
+
+impl Batch<'_> {
+    fn work(&mut self, work: Work) -> Option<Answer> {
+        match work {
+            Work::Upsert { collection, items, reply } => {
+                let answer = self.attempt(|batch| batch.upsert(&collection, items));
+                Some(Answer::Upsert(reply, Ok(answer.unwrap_or_default())))
+            }
+            Work::Delete { collection, ids, reply } => {
+                let answer = self.attempt(|batch| batch.delete(&collection, ids));
+                Some(Answer::Delete(reply, answer.unwrap_or(Err(StoreError::Closed))))
+            }
+            Work::Drop { collection, reply } => {
+                let answer = self.attempt(|batch| batch.drop_collection(collection));
+                Some(Answer::Drop(reply, answer.unwrap_or_default()))
+            }
+            Work::Close { .. } => None,
+        }
+    }
+
+    /// Gives nothing once the transaction has failed; then no answer counts.
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Option<T> {
+        if self.failure.is_some() {
+            return None;
+        }
+        work(self).map_err(|error| self.failure = Some(error)).ok()
+    }
+
+    fn find(&self, name: &CollectionName) -> Option<Arc<Collection>> {
+        match self.staged.get(name) {
+            Some(staged) => staged.clone(),
+            None => self.registry.find(name),
+        }
+    }
+
+    fn upsert(&mut self, name: &CollectionName, items: Vec<NewItem>) -> rusqlite::Result<UpsertResults> {
+        let mut results = Vec::with_capacity(items.len());
+        let mut collection = self.find(name);
+        for item in items {
+            let collection = match &collection {
+                Some(collection) => collection,
+                None => collection.insert(self.create(name, &item)?),
+            };
+            if let Err(error) = collection.check(&item.vector, item.contract) {
+                results.push(Err(error));
+                continue;
+            }
+            self.seq += 1;
+            let created = rows::upsert(self.transaction, collection.row.key, &item, self.seq)?;
+            results.push(Ok(Upserted { id: item.id.clone(), seq: self.seq, created }));
+            self.changes.push(Change::Put(Arc::clone(collection), item));
+        }
+        Ok(results)
+    }
+
+    fn create(&mut self, name: &CollectionName, first: &NewItem) -> rusqlite::Result<Arc<Collection>> {
+        let row = rows::insert_collection(self.transaction, name, first.contract, first.vector.dim())?;
+        let collection = Arc::new(Collection::new(row, self.precision));
+        self.staged.insert(name.clone(), Some(Arc::clone(&collection)));
+        self.changes.push(Change::Create(Arc::clone(&collection)));
+        Ok(collection)
+    }
+
+    fn delete(
+        &mut self,
+        name: &CollectionName,
+        ids: Vec<ItemId>,
+    ) -> rusqlite::Result<Result<Vec<bool>, StoreError>> {
+        let Some(collection) = self.find(name) else {
+            let unknown = StoreError::UnknownCollection(name.clone());
+            return Ok(if name.is_default() { Ok(vec![false; ids.len()]) } else { Err(unknown) });
+        };
+        let mut there = Vec::with_capacity(ids.len());
+        for id in ids {
+            let deleted = rows::delete(self.transaction, collection.row.key, &id)?;
+            if deleted {
+                self.seq += 1;
+                self.changes.push(Change::Remove(Arc::clone(&collection), id));
+            }
+            there.push(deleted);
+        }
+        Ok(Ok(there))
+    }
+
+    fn drop_collection(&mut self, name: CollectionName) -> rusqlite::Result<bool> {
+        let Some(collection) = self.find(&name) else { return Ok(false) };
+        rows::delete_collection(self.transaction, collection.row.key)?;
+        self.seq += 1;
+        self.staged.insert(name.clone(), None);
+        self.changes.push(Change::Drop(name));
+        Ok(true)
+    }
+}

@@ -1,0 +1,134 @@
+//! Errors of the store, each with a stable code.
+
+use std::path::PathBuf;
+
+use latentd_model::Contract;
+
+use super::filter::FilterError;
+use super::names::{CollectionName, InvalidValue};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A vector of another encoder than the collection's.
+    #[error(
+        "collection {collection:?} holds vectors of contract {collection_contract}, but this vector has contract \
+         {vector_contract}: vectors of different encoders cannot be compared. Use another collection, or delete \
+         this one and index again"
+    )]
+    ContractMismatch {
+        /// The collection.
+        collection: CollectionName,
+        /// Its contract.
+        collection_contract: Contract,
+        /// The vector's contract.
+        vector_contract: Contract,
+    },
+    /// A vector of the right contract but another length.
+    #[error("collection {collection:?} holds vectors of {expected} numbers, but this one has {actual}")]
+    DimensionMismatch {
+        /// The collection.
+        collection: CollectionName,
+        /// Length of its vectors.
+        expected: usize,
+        /// Length of this one.
+        actual: usize,
+    },
+    /// An id, a name, metadata or a number outside its bounds.
+    #[error(transparent)]
+    Invalid(#[from] InvalidValue),
+    /// A filter that does not parse.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// No such collection.
+    #[error("there is no collection {0:?}: it comes into being with its first item")]
+    UnknownCollection(CollectionName),
+    /// Too much is queued already.
+    #[error("the store has too many {what} waiting: try again in a moment")]
+    Busy {
+        /// Writes, reads or searches.
+        what: &'static str,
+    },
+    /// The store was closed, or its writer died.
+    #[error("the store is closed")]
+    Closed,
+    /// No space left for the database.
+    #[error("the disk is full: nothing of this write was kept. Make room in {dir} and send it again")]
+    Full {
+        /// The data folder.
+        dir: PathBuf,
+    },
+    /// Another process holds the data folder.
+    #[error("{dir} is in use by another latentd{holder}: stop it, or talk to it with --url", dir = dir.display())]
+    Locked {
+        /// The data folder.
+        dir: PathBuf,
+        /// ` (process 123)` when known.
+        holder: String,
+    },
+    /// The data folder cannot be made, read or written.
+    #[error("{path}: {reason}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// A file that latentd did not make lies where the database should be.
+    #[error("{path} is no latentd store ({reason}): it was left as it is. Move it away or choose another data folder",
+            path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// How it was told.
+        reason: String,
+    },
+    /// The database was written by a newer latentd.
+    #[error("{path} has schema version {found}, but this latentd knows versions up to {supported}: use a newer latentd",
+            path = path.display())]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// Version of the file.
+        found: i64,
+        /// Newest version this build reads.
+        supported: i64,
+    },
+    /// The database is damaged.
+    #[error("{path} is damaged ({reason}): restore it from a backup", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the checksum said.
+        reason: String,
+    },
+    /// SQLite refused for another reason.
+    #[error("the database refused: {0}")]
+    Database(String),
+    /// A defect of latentd itself.
+    #[error("the store failed internally: {0}")]
+    Internal(&'static str),
+}
+
+impl StoreError {
+    /// The stable code of this error, for problem bodies and item results.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::ContractMismatch { .. } => "contract_mismatch",
+            Self::DimensionMismatch { .. } => "dimension_mismatch",
+            Self::Invalid(invalid) => invalid.code(),
+            Self::Filter(_) => "invalid_filter",
+            Self::UnknownCollection(_) => "unknown_collection",
+            Self::Busy { .. } => "store_busy",
+            Self::Closed => "store_closed",
+            Self::Full { .. } => "storage_full",
+            Self::Locked { .. } => "store_locked",
+            Self::Io { .. } => "store_io",
+            Self::Foreign { .. } => "foreign_file",
+            Self::NewerSchema { .. } => "newer_schema",
+            Self::Damaged { .. } => "store_damaged",
+            Self::Database(_) => "store_database",
+            Self::Internal(_) => "internal",
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A segment: up to 1024 rows of an index, scanned under one lock.
+
+use super::kernels::{Level, QueryCodes};
+use super::lines::Rows;
+use super::quantise::{Scale, quantise, score_error};
+use super::top::Top;
+use super::{Precision, Row};
+use crate::store::filter::CompiledFilter;
+use crate::store::{ItemId, Neighbour, Query};
+use latentd_model::Embedding;
+
+/// Most rows of one segment.
+pub const SEGMENT_ROWS: usize = 1024;
+
+/// Rows with their vectors. A row that was deleted stays, empty, until another item takes its place.
+pub struct Segment {
+    precision: Precision,
+    vectors: Rows<f32>,
+    codes: Rows<i8>,
+    sums: Vec<i32>,
+    scales: Vec<Scale>,
+    rows: Vec<Option<Row>>,
+    code: Vec<i8>,
+}
+
+/// A query made ready for scanning.
+pub struct Prepared<'a> {
+    vector: Rows<f32>,
+    codes: QueryCodes,
+    scale: Scale,
+    level: Level,
+    filter: Option<CompiledFilter>,
+    exclude: &'a [ItemId],
+    with_vectors: bool,
+}
+
+impl<'a> Prepared<'a> {
+    /// Of this query.
+    pub fn new(query: &'a Query, level: Level, filter: Option<CompiledFilter>) -> Self {
+        let values = query.vector.as_slice();
+        let mut codes = vec![0; values.len()];
+        let scale = quantise(values, &mut codes);
+        Self {
+            vector: Rows::of(values),
+            codes: QueryCodes::new(&codes),
+            scale,
+            level,
+            filter,
+            exclude: &query.exclude,
+            with_vectors: query.with_vectors,
+        }
+    }
+
+    fn counts(&self, row: &Row) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.holds(&row.fields)) && !self.exclude.contains(&row.id)
+    }
+}
+
+impl Segment {
+    /// No rows yet.
+    pub fn new(dim: usize, precision: Precision) -> Self {
+        Self {
+            precision,
+            vectors: Rows::new(dim),
+            codes: Rows::new(dim),
+            sums: Vec::new(),
+            scales: Vec::new(),
+            rows: Vec::new(),
+            code: vec![0; dim],
+        }
+    }
+
+    /// Rows, also empty ones.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Puts an item into a row: an existing one, or the next.
+    pub fn put(&mut self, at: usize, vector: &[f32], row: Row) {
+        let new = at == self.rows.len();
+        if new {
+            self.vectors.push(vector);
+            self.rows.push(Some(row));
+        } else {
+            self.vectors.set(at, vector);
+            self.rows[at] = Some(row);
+        }
+        if self.precision == Precision::Float {
+            return;
+        }
+        let scale = quantise(vector, &mut self.code);
+        let sum = self.code.iter().map(|&code| i32::from(code)).sum();
+        if new {
+            self.codes.push(&self.code);
+            self.sums.push(sum);
+            self.scales.push(scale);
+        } else {
+            self.codes.set(at, &self.code);
+            (self.sums[at], self.scales[at]) = (sum, scale);
+        }
+    }
+
+    /// Empties a row.
+    pub fn clear(&mut self, at: usize) {
+        self.rows[at] = None;
+    }
+
+    /// The items with their vectors.
+    pub fn items(&self, dim: usize) -> impl Iterator<Item = (&[f32], &Row)> {
+        let full = self.rows.iter().enumerate();
+        full.filter_map(move |(at, row)| row.as_ref().map(|row| (&self.vectors.row(at)[..dim], row)))
+    }
+
+    /// Bytes of memory, about.
+    pub fn bytes(&self) -> usize {
+        let rows: usize = self.rows.iter().flatten().map(Row::bytes).sum();
+        let each = size_of::<Option<Row>>() + size_of::<i32>() + size_of::<Scale>();
+        self.vectors.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
+    }
+
+    /// Offers every item that counts and can reach the bar. `dots` is scratch.
+    pub fn scan(&self, query: &Prepared<'_>, top: &mut Top<'_>, dots: &mut Vec<i32>) {
+        if self.precision == Precision::Float {
+            (0..self.rows.len()).for_each(|at| self.offer(at, query, top));
+            return;
+        }
+        dots.resize(self.rows.len(), 0);
+        query.level.dots_i8(&query.codes, self.codes.all(), &self.sums, dots);
+        for (at, (&dot, &scale)) in dots.iter().zip(&self.scales).enumerate() {
+            // The exact score is at most this, so what cannot reach the bar is left out and nothing is lost.
+            let most = dot as f32 * (query.scale.step * scale.step) + score_error(query.scale, scale);
+            if most >= top.bar() {
+                self.offer(at, query, top);
+            }
+        }
+    }
+
+    fn offer(&self, at: usize, query: &Prepared<'_>, top: &mut Top<'_>) {
+        let Some(row) = &self.rows[at] else { return };
+        // With a filter the vector is read last, because it is the dearest; its test is nanoseconds.
+        if query.filter.is_some() && !query.counts(row) {
+            return;
+        }
+        let score = query.level.dot_f32(query.vector.row(0), self.vectors.row(at)).clamp(-1.0, 1.0);
+        if score >= top.bar() && (query.filter.is_some() || query.counts(row)) {
+            let make = || {
+                let vector = query.with_vectors.then(|| self.vectors.row(at)[..self.code.len()].to_vec());
+                let vector = vector.and_then(|values| Embedding::from_normalised(values).ok());
+                Neighbour { id: row.id.clone(), score, metadata: row.metadata.clone(), vector }
+            };
+            top.offer(score, &row.id, make);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Where pictures come from: folders scanned, decoded once into a cache, and rendered into batches of views.
+
+pub mod cache;
+pub mod error;
+pub mod labelled;
+pub mod loader;
+pub mod picture;
+pub mod random;
+pub mod scan;
+
+pub use cache::{BuildOptions, BuildProgress, PictureCache};
+pub use error::DataError;
+pub use labelled::{Labelled, LabelledSplits, SplitOrigin, scan_labelled, scan_splits};
+pub use loader::{Batch, Loader, LoaderConfig};
+pub use picture::PictureRef;
+pub use scan::{Scan, Skipped, scan};
