@@ -3,4 +3,6 @@
 pub mod augment;
 pub mod data;
 pub mod export;
+pub mod method;
 pub mod nn;
+pub mod optim;

@@ -2,8 +2,10 @@
 
 pub mod buffer;
 pub mod config;
+pub mod differentiable;
 pub mod kernels;
 pub mod layout;
+pub mod mlp;
 pub mod resnet;
 pub mod unit;
 pub mod weights;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
+use super::differentiable::{Differentiable, Gradients};
 use super::config::{BlockKind, BlockSpec, EncoderConfig, Stem};
 use super::kernels::conv::ConvShape;
 use super::kernels::geometry::Geometry;
@@ -55,16 +56,6 @@ impl ResNet {
         &self.config
     }
 
-    /// Places of the trained arrays.
-    pub fn params(&self) -> &Layout {
-        &self.params
-    }
-
-    /// Places of the running statistics.
-    pub fn statistics(&self) -> &Layout {
-        &self.statistics
-    }
-
     /// The geometry of the first layer's input: the pictures with the border that it needs.
     fn input(&self, images: usize) -> Geometry {
         let size = self.config.image_size;
@@ -78,12 +69,28 @@ impl ResNet {
             BlockKind::Bottleneck => 0,
         }
     }
+}
+
+impl Differentiable for ResNet {
+    type Tape = Tape;
+
+    fn params(&self) -> &Layout {
+        &self.params
+    }
+
+    fn statistics(&self) -> &Layout {
+        &self.statistics
+    }
+
+    fn output_dim(&self) -> usize {
+        self.config.dim()
+    }
 
     /// Pictures `[images, size, size, 3]`, already normalised, to representations `[images, dim]`.
     ///
     /// # Panics
     /// If the slices do not have the sizes that the configuration gives.
-    pub fn forward(&self, state: &mut State, pictures: &[f32]) -> (Vec<f32>, Option<Tape>) {
+    fn forward(&self, state: &mut State, pictures: &[f32]) -> (Vec<f32>, Option<Tape>) {
         let per_picture = self.config.image_size * self.config.image_size * 3;
         assert!(pictures.len().is_multiple_of(per_picture), "whole pictures");
         assert_eq!(state.params.len(), self.params.len());
@@ -120,7 +127,7 @@ impl ResNet {
     }
 
     /// Gradient of the representations `[images, dim]` to that of the trained arrays.
-    pub fn backward(&self, params: &[f32], tape: Tape, gradient: &[f32], pool: &Arc<Pool>) -> Vec<f32> {
+    fn backward(&self, params: &[f32], tape: Tape, gradient: &[f32], pool: &Arc<Pool>) -> Gradients {
         let mut grads = vec![0f32; self.params.len()];
         let mut dy = pool.take(tape.last);
         pool::average_pool_backward(gradient, dy.at, &mut dy.data);
@@ -135,7 +142,7 @@ impl ResNet {
             dy = dx;
         }
         self.stem.backward(params, &stem, &mut dy, &mut grads, pool);
-        grads
+        Gradients { params: grads, input: None }
     }
 }
 

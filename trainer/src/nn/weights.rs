@@ -98,23 +98,11 @@ impl Weights {
         self.0.insert(format!("{name}.weight"), WeightTensor { shape: shape.to_vec(), data });
     }
 
-    /// A linear layer without bias unless asked, uniform within ±1/√fan-in as PyTorch's default.
-    pub(crate) fn add_linear(
-        &mut self,
-        name: &str,
-        input: usize,
-        output: usize,
-        bias: bool,
-        rng: &mut ChaCha8Rng,
-    ) {
+    /// A linear layer without bias, uniform within ±1/√fan-in as PyTorch's default.
+    pub(crate) fn add_linear(&mut self, name: &str, input: usize, output: usize, rng: &mut ChaCha8Rng) {
         let bound = 1.0 / (input as f32).sqrt();
-        let mut draw = |n: usize| (0..n).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>();
-        let data = draw(input * output);
+        let data = (0..input * output).map(|_| rng.random_range(-bound..bound)).collect();
         self.0.insert(format!("{name}.weight"), WeightTensor { shape: vec![input, output], data });
-        if bias {
-            let data = draw(output);
-            self.0.insert(format!("{name}.bias"), WeightTensor { shape: vec![output], data });
-        }
     }
 
     pub(crate) fn add_norm(&mut self, name: &str, channels: usize) {

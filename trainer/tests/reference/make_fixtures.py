@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes byol_step.safetensors: two BYOL steps of a tiny network, computed by PyTorch in f64.
+"""Writes byol_step.safetensors: three BYOL steps of a tiny network, computed by PyTorch in f64.
 
     pip install torch numpy safetensors
     python3 trainer/tests/reference/make_fixtures.py
@@ -14,9 +14,9 @@ The trainer's tests load it, take the same steps and compare. What is in the fil
   network and needs no room; it has no predictor.
 - `representation`: eval mode (running statistics), view1, online encoder: [8, D].
 - `prediction1`, `projection2`: train mode, first step: online of view1, target of view2.
-- `loss`: before the first and before the second step.
+- `loss`: before each of the three steps; the third's shows the momentum.
 - `grad/<name>`: sampled gradient of the first step's loss; `grad_norm/<name>`: its whole L2 norm.
-- `after/<name>`, `target_after/<name>`: sampled weights after both steps.
+- `after/<name>`, `target_after/<name>`: sampled weights after the first step.
 - `stats/<name>`, `target_stats/<name>`: running statistics after the first step (view1, then view2,
   each with weight 0.1); `running_var` is the unbiased variance as PyTorch keeps it,
   `running_var_biased` the biased one, as Haiku does.
@@ -146,7 +146,7 @@ def main():
     optimiser = Lars(online, HYPER["lr"], HYPER["weight_decay"], HYPER["momentum"], HYPER["eta"])
     hooks = [biased_variance(online, start), biased_variance(target, start_target)]
     losses = []
-    for step in range(2):
+    for step in range(3):
         online.zero_grad()
         loss = byol_loss(online, target, view1, view2)
         loss.backward()
@@ -166,9 +166,12 @@ def main():
                     handle.remove()
         optimiser.step()
         update_target(online, target, HYPER["tau"])
+        if step == 0:
+            out |= {f"after/{n}": sample(a) for n, a in arrays_of(online.named_parameters()).items()}
+            out |= {
+                f"target_after/{n}": sample(a) for n, a in arrays_of(target.named_parameters()).items()
+            }
     out["loss"] = np.array(losses)
-    out |= {f"after/{n}": sample(a) for n, a in arrays_of(online.named_parameters()).items()}
-    out |= {f"target_after/{n}": sample(a) for n, a in arrays_of(target.named_parameters()).items()}
 
     tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in out.items()}
     exact = {"view1": views[0], "view2": views[1]}

@@ -1,0 +1,5 @@
+//! How an encoder learns without labels.
+
+pub mod byol;
+pub mod loss;
+pub mod part;

@@ -1,0 +1,5 @@
+//! The optimiser, its schedules and the target's moving average, as sweeps over flat vectors.
+
+pub mod ema;
+pub mod lars;
+pub mod schedule;
