@@ -1,0 +1,100 @@
+//! `latentd-trainer bench`: whole training steps on synthetic views.
+
+use std::time::Instant;
+
+use crate::config::RunConfig;
+use crate::method::byol::{Byol, HeadConfig, StepSettings, random_weights};
+use crate::nn::config::{Arch, EncoderConfig};
+
+/// Time whole training steps on synthetic views (no decoding, no augmentation).
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which ResNet.
+    #[arg(long, default_value = "resnet18")]
+    arch: Arch,
+    /// Channel multiplier of the ResNet.
+    #[arg(long, default_value_t = 0.25)]
+    width: f64,
+    /// Height and width of a view in pixels.
+    #[arg(long, default_value_t = 32)]
+    image_size: usize,
+    /// Pictures in a step.
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Steps to time, after two that are not.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Features of the hidden layers of projector and predictor.
+    #[arg(long, default_value_t = 1024)]
+    hidden: usize,
+    /// Features of projections.
+    #[arg(long, default_value_t = 128)]
+    projection: usize,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Times the steps and prints.
+    pub fn run(self) -> anyhow::Result<()> {
+        let heads = HeadConfig { hidden: self.hidden, projection: self.projection };
+        let config = RunConfig {
+            arch: self.arch,
+            width: self.width,
+            image_size: self.image_size,
+            batch: self.batch,
+            heads,
+            ..RunConfig::default()
+        };
+        config.validate()?;
+        anyhow::ensure!(self.steps > 0, "--steps must be at least 1");
+        let encoder = EncoderConfig::new(self.arch, self.width, self.image_size);
+        let weights = random_weights(&encoder, heads, 0);
+        let mut byol = Byol::new(&encoder, heads, config.lars, &weights, None)?;
+        drop(weights);
+        let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
+        let (view1, view2) = (view(1), view(2));
+        let settings = StepSettings { learning_rate: 0.1, tau: 0.996 };
+        let mut times = Vec::with_capacity(self.steps);
+        for step in 0..self.steps + 2 {
+            let start = Instant::now();
+            byol.step(&view1, &view2, settings)?;
+            if step >= 2 {
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+        let speed = self.batch as f64 * times.len() as f64 / times.iter().sum::<f64>();
+        let best = self.batch as f64 / times.iter().copied().fold(f64::MAX, f64::min);
+        let rss = peak_rss_mib();
+        let threads = rayon::current_num_threads();
+        if self.json {
+            let json = serde_json::json!({
+                "images_per_s": speed, "images_per_s_best": best, "peak_rss_mib": rss, "threads": threads,
+            });
+            println!("{json}");
+        } else {
+            let memory = rss.map_or("unknown".into(), |m| format!("{m:.0} MiB"));
+            println!("{speed:.1} images/s (best step {best:.1}), peak memory {memory}, {threads} threads");
+        }
+        Ok(())
+    }
+}
+
+/// Values spread evenly over [-1, 1), the same each time.
+fn synthetic(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..len).map(next).collect()
+}
+
+/// Largest resident size so far, where the system tells (Linux).
+fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}
