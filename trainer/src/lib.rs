@@ -2,5 +2,6 @@
 
 pub mod augment;
 pub mod data;
+pub mod eval;
 pub mod export;
 pub mod nn;
