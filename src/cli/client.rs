@@ -84,6 +84,21 @@ impl Client {
         self.send(|| Ok(self.http.post(url.clone()).multipart(form()))).await
     }
 
+    /// POSTs lines of JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post_lines(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        lines: String,
+    ) -> anyhow::Result<Value> {
+        let (url, lines) = (self.at(path, query)?, Bytes::from(lines));
+        let kind = "application/x-ndjson";
+        self.send(|| Ok(self.http.post(url.clone()).header("content-type", kind).body(lines.clone()))).await
+    }
+
     /// Sends a request, again when the server says that it is busy.
     async fn send(&self, request: impl Fn() -> anyhow::Result<RequestBuilder>) -> anyhow::Result<Value> {
         for tried in 1.. {

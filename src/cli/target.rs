@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use base64::Engine;
 use bytes::Bytes;
 use clap::Args;
 use latentd_model::{Contract, ImageBytes};
@@ -203,7 +204,12 @@ impl Target {
                 let file = |Picture { id, bytes }: Picture| (id.to_string(), bytes);
                 let files: Vec<_> = pictures.into_iter().map(file).collect();
                 let query = [("collection", self.collection.as_str())];
-                let reply = client.post_files("/items", &query, &files).await?;
+                // Programs disagree on how a backslash is written in the file name of a form.
+                let reply = if files.iter().any(|(name, _)| name.contains('\\')) {
+                    client.post_lines("/items", &query, as_lines(&files)).await?
+                } else {
+                    client.post_files("/items", &query, &files).await?
+                };
                 let results = reply["results"].as_array().context("/items gave no results")?;
                 ensure!(results.len() == files.len(), "/items gave another number of results");
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -265,4 +271,13 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// Items as lines of JSON.
+fn as_lines(files: &[(String, Bytes)]) -> String {
+    let line = |(id, bytes): &(String, Bytes)| {
+        let image = base64::engine::general_purpose::STANDARD.encode(bytes);
+        serde_json::json!({ "id": id, "image": image }).to_string() + "\n"
+    };
+    files.iter().map(line).collect()
 }
