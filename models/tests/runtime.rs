@@ -24,3 +24,17 @@ fn a_failure_does_not_stick_and_the_first_library_stays() {
         Err(error) => println!("skipped the rest: {error}"),
     }
 }
+
+/// The tests of tools/with-ort and of the program that fetches, which are in Python as it is.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_tools_that_fetch_work() {
+    let pip = std::process::Command::new("python3").args(["-m", "pip", "--version"]).output();
+    if !pip.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no python3 with pip here");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/test_fetch_onnxruntime.py");
+    let output = std::process::Command::new("python3").arg(script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -91,11 +91,7 @@ impl DeviceReport {
     /// The device `used` as asked for.
     #[must_use]
     pub fn new(requested: DeviceChoice, used: Device) -> Self {
-        let used = match used {
-            Device::Cpu => "cpu".to_owned(),
-            Device::Cuda(n) => format!("cuda:{n}"),
-        };
-        Self { requested, used, fallback: None }
+        Self { requested, used: used.to_string(), fallback: None }
     }
 }
 

@@ -1,6 +1,10 @@
 //! The real backend: ONNX Runtime sessions of an artefact.
 
-use latentd_model::{Artefact, Device, Embedding, Encoder, EncoderError, Pixels, SessionOptions};
+use std::path::Path;
+
+use latentd_model::{
+    Artefact, Device, Embedding, Encoder, EncoderError, Pixels, RuntimeInfo, SessionOptions,
+};
 
 use super::{Backend, BackendError, Backends, DeviceChoice, DeviceReport};
 use crate::config::{self, Config};
@@ -18,33 +22,37 @@ impl Backend for OrtBackend {
 ///
 /// # Errors
 /// When the model cannot be opened, or `--device cuda` cannot be had.
-pub fn open(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderError> {
+pub fn open(config: &Config, artefact: &Artefact, runtime: &RuntimeInfo) -> Result<Backends, EncoderError> {
     let requested = config.device;
     let device = match requested {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(n) => Device::Cuda(n),
-        DeviceChoice::Auto => return open_auto(config, artefact),
+        DeviceChoice::Auto if gpu_is_likely(runtime) => return open_auto(config, artefact),
+        DeviceChoice::Auto => Device::Cpu,
     };
     let sessions = open_on(config, artefact, device)?;
     Ok(Backends { sessions, device: DeviceReport::new(requested, device) })
 }
 
-/// The first GPU where this build has one that works, else the CPU.
+/// Whether the machine has a driver, or the runtime brings what a GPU needs: without either, a CPU is no fallback.
+fn gpu_is_likely(runtime: &RuntimeInfo) -> bool {
+    let beside = runtime.path.parent().map(|dir| dir.join("libonnxruntime_providers_cuda.so"));
+    Path::new("/dev/nvidiactl").exists() || beside.is_some_and(|path| path.exists())
+}
+
+/// The first GPU where it works, else the CPU.
 fn open_auto(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderError> {
     let gpu = Device::Cuda(0);
     let reason = match open_on(config, artefact, gpu) {
         Ok(sessions) => {
             return Ok(Backends { sessions, device: DeviceReport::new(config.device, gpu) });
         }
-        Err(EncoderError::NotBuilt { .. }) => None,
-        Err(error) => Some(error.to_string()),
+        Err(error) => error.to_string(),
     };
-    if let Some(reason) = &reason {
-        tracing::warn!(%reason, "no usable GPU: falling back to the CPU");
-    }
+    tracing::warn!(reason, "no usable GPU: falling back to the CPU");
     let sessions = open_on(config, artefact, Device::Cpu)?;
     let report = DeviceReport::new(config.device, Device::Cpu);
-    Ok(Backends { sessions, device: DeviceReport { fallback: reason, ..report } })
+    Ok(Backends { sessions, device: DeviceReport { fallback: Some(reason), ..report } })
 }
 
 fn open_on(

@@ -1,12 +1,16 @@
 //! The command line: `latentd [serve]` and its companions.
 
+mod client;
 mod embed;
 pub mod files;
 mod healthcheck;
+mod index;
 mod model;
 mod openapi;
 mod runtime;
+mod search;
 pub mod serve;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +58,10 @@ enum Command {
     Serve(Box<Settings>),
     /// Embed picture files into a numpy file
     Embed(Box<embed::EmbedArgs>),
+    /// Index a folder of pictures, so that their neighbours can be found
+    Index(Box<index::IndexArgs>),
+    /// Find the indexed pictures nearest to one
+    Search(Box<search::SearchArgs>),
     /// List or verify artefacts
     Model(model::ModelArgs),
     /// Install ONNX Runtime
@@ -72,6 +80,8 @@ pub fn main() -> ExitCode {
         None => serve::run(settings),
         Some(Command::Serve(settings)) => serve::run(*settings),
         Some(Command::Embed(args)) => embed::run(*args),
+        Some(Command::Index(args)) => index::run(&args),
+        Some(Command::Search(args)) => search::run(&args),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Runtime(args)) => runtime::run(&args),
         Some(Command::Openapi) => openapi::run(),

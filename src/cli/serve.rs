@@ -78,8 +78,8 @@ pub fn open_model(config: &Config) -> anyhow::Result<(RuntimeInfo, Artefact, Bac
     let explicit = Some(config.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty());
     let runtime = latentd_model::runtime::init(explicit.map(Path::new))?;
     let name = artefact.manifest().full_name();
-    let backends =
-        backend::ort::open(config, &artefact).with_context(|| format!("cannot open the encoder {name}"))?;
+    let backends = backend::ort::open(config, &artefact, &runtime)
+        .with_context(|| format!("cannot open the encoder {name}"))?;
     Ok((runtime, artefact, backends))
 }
 

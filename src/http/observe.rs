@@ -106,10 +106,9 @@ async fn error_text(response: Response, headers: &HeaderMap, method: &Method, pa
     let path: String = path.chars().take(200).collect();
     match response.status() {
         StatusCode::NOT_FOUND => format!("there is no {path}: see /docs for the routes"),
+        // The router adds that header further out.
         StatusCode::METHOD_NOT_ALLOWED => {
-            let allow =
-                headers.get(header::ALLOW).and_then(|value| value.to_str().ok()).unwrap_or("other methods");
-            format!("{path} does not take {method}: it takes {allow}")
+            format!("{path} does not take {method}: the header allow says what it does")
         }
         status => {
             let bytes = axum::body::to_bytes(response.into_body(), MAX_ERROR_TEXT).await.unwrap_or_default();

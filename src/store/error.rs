@@ -59,7 +59,7 @@ pub enum StoreError {
         dir: PathBuf,
     },
     /// Another process holds the data folder.
-    #[error("{dir} is in use by another latentd{holder}: stop it, or talk to it with --url", dir = dir.display())]
+    #[error("{dir} is in use by another latentd{holder}: stop it, or give `index` and `search` its address with --url", dir = dir.display())]
     Locked {
         /// The data folder.
         dir: PathBuf,

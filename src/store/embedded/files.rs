@@ -106,7 +106,8 @@ impl DataDir {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags).map_err(fail)?;
         prepare(&connection).map_err(fail)?;
-        check_owner(&connection, &path)?;
+        // Before anything in the file is changed, its journal mode too.
+        schema::check(&connection, &path)?;
         // A page of 8 KiB holds three vectors of 512 numbers; it matters only to a new file.
         connection
             .execute_batch(
@@ -139,18 +140,4 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_prepared_statement_cache_capacity(32);
     connection.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")
-}
-
-/// Refuses another program's database before anything in it is changed, its journal mode too.
-fn check_owner(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let fail = |error| database_error(error, path);
-    let application: i64 =
-        connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(fail)?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(fail)?;
-    if application != schema::APPLICATION_ID && tables > 0 {
-        let reason = "it is a SQLite database of another program".to_owned();
-        return Err(StoreError::Foreign { path: path.to_owned(), reason });
-    }
-    Ok(())
 }

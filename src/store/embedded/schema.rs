@@ -57,14 +57,14 @@ const MIGRATIONS: &[Migration] = &[Migration {
 /// The newest schema version, which this build reads and writes.
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;
 
-/// Checks that the database is ours and brings it to the newest version, each step in one transaction.
-pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let fail = |error| database_error(error, path);
-    let number =
-        |connection: &Connection, sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let application = number(connection, "PRAGMA application_id").map_err(fail)?;
-    let found = number(connection, "PRAGMA user_version").map_err(fail)?;
-    let tables = number(connection, "SELECT count(*) FROM sqlite_master").map_err(fail)?;
+/// Checks that the database is ours and not newer than this build; gives its version. Changes nothing.
+pub fn check(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let number = |sql: &str| {
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|error| database_error(error, path))
+    };
+    let application = number("PRAGMA application_id")?;
+    let found = number("PRAGMA user_version")?;
+    let tables = number("SELECT count(*) FROM sqlite_master")?;
     if application != APPLICATION_ID && (tables > 0 || found != 0 || application != 0) {
         let reason = "it is a SQLite database of another program".to_owned();
         return Err(StoreError::Foreign { path: path.to_owned(), reason });
@@ -72,8 +72,14 @@ pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreErro
     if found > NEWEST {
         return Err(StoreError::NewerSchema { path: path.to_owned(), found, supported: NEWEST });
     }
+    Ok(found)
+}
+
+/// Checks the database and brings it to the newest version, each step in one transaction.
+pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let found = check(connection, path)?;
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
-        apply(connection, index as i64 + 1, migration).map_err(fail)?;
+        apply(connection, index as i64 + 1, migration).map_err(|error| database_error(error, path))?;
         tracing::info!(version = index + 1, description = migration.description, "store schema migrated");
     }
     Ok(())

@@ -1,0 +1,283 @@
+//! The target: where `index` and `search` work, a data folder of this machine or a running server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use base64::Engine;
+use bytes::Bytes;
+use clap::Args;
+use latentd_model::{Contract, ImageBytes};
+use serde_json::Value;
+
+use super::Settings;
+use super::client::Client;
+use super::serve::open_model;
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::embedder::Embedder;
+use crate::indexer::{self, Entry, Source};
+use crate::store::{
+    CollectionName, ContentHash, EmbeddedOptions, EmbeddedStore, Filter, ItemId, Metadata, Neighbour, Query,
+    Store,
+};
+use crate::telemetry::{self, Metrics};
+
+/// Where to work.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// Address of a running server, e.g. http://127.0.0.1:8080; without it the data folder is opened here
+    #[arg(long, env = "LATENTD_URL", hide_env_values = true)]
+    url: Option<String>,
+    /// The collection
+    #[arg(long, default_value = CollectionName::DEFAULT)]
+    collection: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl TargetArgs {
+    /// The settings, logging only what is wrong unless asked for more.
+    ///
+    /// # Errors
+    /// See [`Settings::load`].
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let log = self.settings.layer.log.clone().unwrap_or_else(|| "warn".to_owned());
+        let config = Config { log, ..self.settings.clone().load()? };
+        telemetry::start_log(&config);
+        Ok(config)
+    }
+
+    /// Opens the target.
+    ///
+    /// # Errors
+    /// When the data folder is in use or cannot be opened, there is no encoder, or the server does not answer.
+    pub async fn open(&self, config: &Config) -> anyhow::Result<Target> {
+        let collection = CollectionName::new(&self.collection)?;
+        let place = match &self.url {
+            Some(url) => Place::Remote(Client::new(url)?),
+            None => {
+                // First the store: when a server holds it, that is known before the encoder is loaded.
+                let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?;
+                let (_, artefact, backends) = open_model(config)?;
+                let admission = Admission::new(config.queue_images, config.queue_bytes);
+                let metrics = Arc::new(Metrics::new()?);
+                let embedder = Embedder::start(config, artefact, backends, admission, metrics)?;
+                Place::Local { embedder, store: Box::new(store) }
+            }
+        };
+        Ok(Target { collection, place })
+    }
+}
+
+/// A collection somewhere.
+pub struct Target {
+    collection: CollectionName,
+    place: Place,
+}
+
+enum Place {
+    Local { embedder: Embedder, store: Box<EmbeddedStore> },
+    Remote(Client),
+}
+
+/// A picture file that is to become an item.
+pub struct Picture {
+    /// The item's id.
+    pub id: ItemId,
+    /// The file.
+    pub bytes: Bytes,
+}
+
+/// What became of a picture: nothing to tell, or a code and a message.
+pub type Outcome = Result<(), (String, String)>;
+
+impl Target {
+    /// Pictures that go into one call.
+    #[must_use]
+    pub fn batch(&self, config: &Config) -> usize {
+        // A server has a bound of its own, which is at least this by default.
+        (2 * config.max_batch).min(config.max_images).min(64)
+    }
+
+    /// Refuses a collection that holds vectors of another encoder than the one that would be used.
+    ///
+    /// # Errors
+    /// When the contracts differ.
+    pub async fn check_contract(&self) -> anyhow::Result<()> {
+        let (encoder, bound) = match &self.place {
+            Place::Local { embedder, store } => {
+                let infos = store.collections().await?;
+                let bound =
+                    infos.into_iter().find(|info| info.name == self.collection).map(|info| info.contract);
+                (embedder.artefact().contract(), bound)
+            }
+            Place::Remote(client) => {
+                let contract = |value: &Value| value.as_str().and_then(|text| text.parse::<Contract>().ok());
+                let info = client.get("/info", &[]).await?;
+                let encoder = contract(&info["model"]["contract"]).context("/info tells no contract")?;
+                let reply = client.get("/collections", &[]).await?;
+                let collections = reply["collections"].as_array();
+                let mut ours =
+                    collections.into_iter().flatten().filter(|one| one["name"] == self.collection.as_str());
+                (encoder, ours.next().and_then(|one| contract(&one["contract"])))
+            }
+        };
+        ensure!(
+            bound.is_none_or(|bound| bound == encoder),
+            "collection {} holds vectors of contract {}, but this encoder's contract is {encoder}: use another --collection, or delete this one and index again",
+            self.collection,
+            bound.unwrap_or(encoder),
+        );
+        Ok(())
+    }
+
+    /// The content hashes of the items that are there already, by id.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn known(&self) -> anyhow::Result<HashMap<ItemId, ContentHash>> {
+        const PAGE: usize = crate::store::MAX_PAGE;
+        let mut known = HashMap::new();
+        let mut after: Option<ItemId> = None;
+        loop {
+            let page = match &self.place {
+                Place::Local { store, .. } => {
+                    match store.list(self.collection.clone(), after, PAGE, false).await {
+                        Ok(page) => page.into_iter().map(|item| (item.id, item.content_hash)).collect(),
+                        Err(crate::store::StoreError::UnknownCollection(_)) => Vec::new(),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Place::Remote(client) => self.remote_page(client, after.as_ref()).await?,
+            };
+            after = page.last().map(|(id, _)| id.clone());
+            let full = page.len() == PAGE;
+            known.extend(page);
+            if !full {
+                return Ok(known);
+            }
+        }
+    }
+
+    async fn remote_page(
+        &self,
+        client: &Client,
+        after: Option<&ItemId>,
+    ) -> anyhow::Result<Vec<(ItemId, ContentHash)>> {
+        let limit = crate::store::MAX_PAGE.to_string();
+        let mut query = vec![("collection", self.collection.as_str()), ("limit", limit.as_str())];
+        query.extend(after.map(|id| ("after", id.as_str())));
+        let page = match client.get("/items", &query).await {
+            Err(error) if error.to_string().ends_with("(unknown_collection)") => return Ok(Vec::new()),
+            page => page?,
+        };
+        let items = page["items"].as_array().context("/items gave no items")?;
+        let item = |item: &Value| {
+            let id = ItemId::new(item["id"].as_str()?).ok()?;
+            Some((id, item["content_hash"].as_str()?.parse().ok()?))
+        };
+        items.iter().map(|one| item(one).context("/items gave something that is no item")).collect()
+    }
+
+    /// Embeds and keeps pictures; each has its own outcome, in order.
+    ///
+    /// # Errors
+    /// When nothing was kept.
+    pub async fn put(&self, pictures: Vec<Picture>) -> anyhow::Result<Vec<Outcome>> {
+        match &self.place {
+            Place::Local { embedder, store } => {
+                let entry = |Picture { id, bytes }| Entry {
+                    id,
+                    source: Source::Picture(ImageBytes(bytes)),
+                    metadata: Metadata::default(),
+                };
+                let entries = pictures.into_iter().map(entry).collect();
+                let written =
+                    indexer::index(embedder, &**store, self.collection.clone(), entries, None).await?;
+                let outcome = |result: Result<_, indexer::IndexError>| {
+                    result.map(drop).map_err(|error| (error.code().to_owned(), error.to_string()))
+                };
+                Ok(written.into_iter().map(outcome).collect())
+            }
+            Place::Remote(client) => {
+                let file = |Picture { id, bytes }: Picture| (id.to_string(), bytes);
+                let files: Vec<_> = pictures.into_iter().map(file).collect();
+                let query = [("collection", self.collection.as_str())];
+                // Programs disagree on how a backslash is written in the file name of a form.
+                let reply = if files.iter().any(|(name, _)| name.contains('\\')) {
+                    client.post_lines("/items", &query, as_lines(&files)).await?
+                } else {
+                    client.post_files("/items", &query, &files).await?
+                };
+                let results = reply["results"].as_array().context("/items gave no results")?;
+                ensure!(results.len() == files.len(), "/items gave another number of results");
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let outcome = |result: &Value| match &result["error"] {
+                    Value::Null => Ok(()),
+                    error => Err((text(&error["code"]), text(&error["message"]))),
+                };
+                Ok(results.iter().map(outcome).collect())
+            }
+        }
+    }
+
+    /// The items nearest to a picture.
+    ///
+    /// # Errors
+    /// When the picture cannot be embedded, or the search is refused.
+    pub async fn search(
+        &self,
+        picture: Bytes,
+        k: usize,
+        filter: Option<&str>,
+    ) -> anyhow::Result<Vec<Neighbour>> {
+        match &self.place {
+            Place::Local { embedder, store } => {
+                let filter = filter.map(Filter::from_json).transpose()?;
+                let vector = embedder.embed(ImageBytes(picture)).await?.embedding;
+                let contract = embedder.artefact().contract();
+                let (exclude, min_score, with_vectors) = (Vec::new(), None, false);
+                let query = Query { vector, contract, k, filter, exclude, min_score, with_vectors };
+                Ok(store.search(self.collection.clone(), query).await?)
+            }
+            Place::Remote(client) => {
+                let k = k.to_string();
+                let mut query = vec![("collection", self.collection.as_str()), ("k", k.as_str())];
+                query.extend(filter.map(|filter| ("filter", filter)));
+                let reply = client.post_picture("/search", &query, picture).await?;
+                let found = reply["neighbours"].as_array().context("/search gave no neighbours")?;
+                let neighbour = |one: &Value| {
+                    let id = ItemId::new(one["id"].as_str()?).ok()?;
+                    let metadata = Metadata::from_value(&one["metadata"]).ok()?;
+                    Some(Neighbour { id, score: one["score"].as_f64()? as f32, metadata, vector: None })
+                };
+                let found = found
+                    .iter()
+                    .map(|one| neighbour(one).context("/search gave something that is no neighbour"));
+                found.collect()
+            }
+        }
+    }
+
+    /// Lets go of the data folder.
+    ///
+    /// # Errors
+    /// When the store cannot be closed.
+    pub async fn close(self) -> anyhow::Result<()> {
+        if let Place::Local { embedder, store } = self.place {
+            tokio::task::spawn_blocking(move || embedder.close()).await?;
+            store.close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Items as lines of JSON.
+fn as_lines(files: &[(String, Bytes)]) -> String {
+    let line = |(id, bytes): &(String, Bytes)| {
+        let image = base64::engine::general_purpose::STANDARD.encode(bytes);
+        serde_json::json!({ "id": id, "image": image }).to_string() + "\n"
+    };
+    files.iter().map(line).collect()
+}

@@ -1,0 +1,97 @@
+//! The command line: the real binary.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::support::{Server, example, examples, root};
+
+fn latentd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latentd"));
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn embed_writes_rows_in_order_and_a_line_for_each_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("broken.jpg"), b"no picture").unwrap();
+    let (npy, lines) = (dir.path().join("v.npy"), dir.path().join("v.jsonl"));
+    let run = latentd().args(["embed", "examples"]).arg(dir.path()).arg("--out").arg(&npy).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let server = Server::start().await;
+    let bytes = std::fs::read(&npy).unwrap();
+    let count = examples().len();
+    let dim = (bytes.len() - 128) / 4 / count;
+    assert!(String::from_utf8_lossy(&bytes[..128]).contains(&format!("'shape': ({count}, {dim})")));
+    let text = std::fs::read_to_string(lines).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), count + 1);
+    for (index, (name, picture)) in examples().into_iter().enumerate() {
+        assert_eq!(rows[index]["path"], format!("examples/{name}.jpg"));
+        assert_eq!(rows[index]["row"], index);
+        let row = &bytes[128 + 4 * dim * index..][..4 * dim];
+        let row: Vec<_> =
+            row.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+        assert!(crate::support::cosine(&row, &server.embed(&picture).await) > 0.999_99);
+    }
+    assert_eq!(rows[count]["error"]["code"], "unsupported_format");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_command_it_serves_and_ends_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = latentd()
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
+    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    lines.find(|line| line.contains("ready")).expect("it was not ready");
+    let address = url.trim_start_matches("http://");
+    let health = latentd().args(["healthcheck", "--listen", address]).output().unwrap();
+    assert!(health.status.success());
+    let client = reqwest::Client::new();
+    let request =
+        client.post(format!("{url}/embed")).header("content-type", "image/jpeg").body(example("hat-1"));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<_> = lines.collect();
+    assert!(child.wait().unwrap().success(), "{rest:#?}");
+    let health = latentd().args(["healthcheck", "--listen", address]).output().unwrap();
+    assert!(!health.status.success());
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let failing = |args: &[&str]| {
+        let run = latentd().args(args).output().unwrap();
+        assert!(!run.status.success(), "{args:?}");
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("latentd.toml");
+    std::fs::write(&config, "max_bach = 3\n").unwrap();
+    let text = failing(&["serve", "--config", config.to_str().unwrap()]);
+    assert!(text.contains("max_bach") && text.contains("latentd.toml"), "{text}");
+    let text = failing(&["--model", "/nowhere"]);
+    assert!(text.contains("/nowhere"), "{text}");
+    let text = failing(&["--device", "gpu"]);
+    assert!(text.contains("auto, cpu, cuda"), "{text}");
+    let text = failing(&["embed", "/nowhere", "--out", "/tmp/x.npy"]);
+    assert!(text.contains("/nowhere"), "{text}");
+    let text = failing(&["--max-images", "5000"]);
+    assert!(text.contains("queue_images"), "{text}");
+}
+
+#[test]
+fn models_are_listed_and_verified() {
+    let listed = latentd().args(["model", "verify"]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    assert!(text.contains("are sound") && text.contains("golden pictures pass"), "{text}");
+}

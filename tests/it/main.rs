@@ -1,0 +1,18 @@
+//! The integration tests: the real app, with the real bundled encoder, on a free port.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+mod bad_input;
+mod cli;
+mod embed;
+mod encodings;
+mod examples;
+mod index_cli;
+mod items;
+mod kill9;
+mod openapi;
+mod overload;
+mod search;
+mod server;
+mod store;

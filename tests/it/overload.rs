@@ -1,0 +1,179 @@
+//! Overload, poisoned pictures, clients that hang up, and shutdown: with a fake backend that can be slow or fail.
+
+use std::io::Write;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::Value;
+
+use crate::support::fake::Control;
+use crate::support::{Server, example, problem, vectors};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_says_when_to_come_back_and_goes_on() {
+    let fake = Control::slow(Duration::from_millis(300));
+    let small = |config: &mut latentd::config::Config| {
+        config.queue_images = 4;
+        config.max_images = 4;
+        config.max_batch = 1;
+    };
+    let server = Server::faking(small, &fake).await;
+    let replies = join_all((0..12).map(|_| server.post("/embed", example("hat-1")))).await;
+    let (mut served, mut refused) = (0, 0);
+    for reply in replies {
+        if reply.status() == 200 {
+            served += 1;
+            continue;
+        }
+        let seconds: u64 = reply.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&seconds));
+        assert_eq!(problem(reply, 503, "overloaded").await["retry_after"], seconds);
+        refused += 1;
+    }
+    assert!(served >= 4 && refused >= 1, "{served} served, {refused} refused");
+    assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+    assert_eq!((server.app.admission.images(), server.app.admission.bytes()), (0, 0));
+    let metrics = server.client.get(server.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(
+        metrics.contains(&format!("latentd_rejected_total{{code=\"overloaded\"}} {refused}")),
+        "{metrics}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_hand_are_bounded_too() {
+    let fake = Control::slow(Duration::from_millis(300));
+    let tight = |config: &mut latentd::config::Config| {
+        config.max_body_bytes = 40_000;
+        config.queue_bytes = 40_000;
+        config.decode_threads = 1;
+    };
+    let server = Server::faking(tight, &fake).await;
+    let held = server.app.admission.admit(0, 30_000).unwrap();
+    problem(server.post("/embed", example("hat-1")).await, 503, "overloaded").await;
+    drop(held);
+    assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_queued_runs_together() {
+    let fake = Control::slow(Duration::from_millis(100));
+    let server = Server::faking(|config| config.max_batch = 8, &fake).await;
+    let replies = join_all((0..17).map(|_| server.post("/embed", example("hat-1")))).await;
+    assert!(replies.iter().all(|reply| reply.status() == 200));
+    let largest = fake.largest.load(Ordering::SeqCst);
+    assert!((4..=8).contains(&largest), "{largest}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_poisoned_picture_of_a_run_fails() {
+    for panics in [false, true] {
+        let fake = Control { poison: Some(250), panics, ..Control::default() };
+        let server = Server::faking(|_| {}, &fake).await;
+        let white = solid([255; 3]);
+        let files = vec![solid([10; 3]), white.clone(), solid([20; 3])];
+        let reply: Value = server.post_form("/embed", files).await.json().await.unwrap();
+        assert_eq!(reply["results"][1]["error"]["code"], "inference_failed", "{reply}");
+        assert!(reply["results"][0]["embedding"].is_array() && reply["results"][2]["embedding"].is_array());
+        problem(server.post("/embed", white).await, 500, "inference_failed").await;
+        assert_eq!(server.post("/embed", solid([1; 3])).await.status(), 200);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_of_clients_that_hung_up_are_dropped() {
+    let fake = Control::slow(Duration::from_millis(400));
+    let server = Server::faking(|config| config.max_batch = 1, &fake).await;
+    let impatient = reqwest::Client::builder().timeout(Duration::from_millis(150)).build().unwrap();
+    let ask = || {
+        impatient.post(server.at("/embed")).header("content-type", "image/jpeg").body(example("hat-1")).send()
+    };
+    let replies = join_all((0..6).map(|_| ask())).await;
+    assert!(replies.iter().all(Result::is_err));
+    assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+    // The one that ran when its client left, and the last; not the five that waited.
+    let embedded = fake.embedded.load(Ordering::SeqCst);
+    assert!(embedded <= 3, "{embedded}");
+    assert_eq!(server.app.admission.images(), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_takes_too_long_is_ended() {
+    let fake = Control::slow(Duration::from_millis(1500));
+    let server = Server::faking(|config| config.request_timeout_ms = 200, &fake).await;
+    problem(server.post("/embed", example("hat-1")).await, 503, "request_timeout").await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_finishes_what_was_taken() {
+    let fake = Control::slow(Duration::from_millis(500));
+    let server = Server::faking(|_| {}, &fake).await;
+    let (client, url) = (server.client.clone(), server.at("/embed"));
+    let ask = client.post(&url).header("content-type", "image/jpeg").body(example("hat-1"));
+    let asked = tokio::spawn(ask.send());
+    while server.app.admission.images() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    server.stop().await;
+    let reply = asked.await.unwrap().unwrap();
+    assert_eq!(reply.status(), 200);
+    assert_eq!(vectors(&reply.json().await.unwrap()).len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(client.get(&url).send().await.is_err(), "it still listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_does_not_wait_for_ever() {
+    let fake = Control::slow(Duration::from_secs(3));
+    let server = Server::faking(|config| config.shutdown_timeout_ms = 100, &fake).await;
+    let asked = tokio::spawn(
+        server
+            .client
+            .post(server.at("/embed"))
+            .header("content-type", "image/jpeg")
+            .body(example("hat-1"))
+            .send(),
+    );
+    while server.app.admission.images() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    asked.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_head_is_cut_off_and_connections_are_bounded() {
+    let server = Server::with(|config| {
+        config.header_timeout_ms = 300;
+        config.max_connections = 2;
+    })
+    .await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let mut slow: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").unwrap();
+    }
+    // Both places are taken until the slow ones are cut off; then this one is served.
+    let reply =
+        tokio::time::timeout(Duration::from_secs(5), server.client.get(server.at("/livez")).send()).await;
+    assert_eq!(reply.unwrap().unwrap().status(), 200);
+    server.stop().await;
+}
+
+/// A PNG of one colour.
+fn solid(colour: [u8; 3]) -> Vec<u8> {
+    let mut out = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_pixel(40, 40, image::Rgb(colour));
+    picture.write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}

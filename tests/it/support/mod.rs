@@ -1,0 +1,182 @@
+//! Support: servers, pictures and vectors for the tests.
+
+pub mod fake;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use latentd::app::{App, AppState};
+use latentd::backend::Backends;
+use latentd::cli::serve::{assemble, open_model};
+use latentd::config::Config;
+use latentd::http::{router, serve};
+use latentd::shutdown::Shutdown;
+use latentd::store::{EmbeddedOptions, EmbeddedStore};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A running app, ended when dropped.
+pub struct Server {
+    pub url: String,
+    pub app: AppState,
+    pub client: reqwest::Client,
+    pub shutdown: Shutdown,
+    task: JoinHandle<()>,
+    _data: TempDir,
+}
+
+impl Server {
+    /// The app as it comes.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The app with other settings.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let (config, data) = settings(change);
+        Self::serve(assemble(config).await.unwrap(), data, true).await
+    }
+
+    /// The app with other settings and a fake backend.
+    pub async fn faking(change: impl FnOnce(&mut Config), fake: &fake::Control) -> Self {
+        let (config, data) = settings(change);
+        let (runtime, artefact, Backends { device, .. }) = open_model(&config).unwrap();
+        let sessions = vec![fake.backend(artefact.manifest().output.dim)];
+        let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await.unwrap();
+        let backends = Backends { sessions, device };
+        let app = App::new(config, artefact, Some(runtime), backends, Arc::new(store)).unwrap();
+        Self::serve(app, data, false).await
+    }
+
+    async fn serve(app: AppState, data: TempDir, check: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = Shutdown::new();
+        let served = serve::serve(app.clone(), listener, router::router(app.clone()), shutdown.clone());
+        let task = tokio::spawn(served);
+        if check {
+            app.check().await.unwrap();
+        } else {
+            app.lifecycle.enter(latentd::app::Phase::Ready);
+        }
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        Self { url, app, client, shutdown, task, _data: data }
+    }
+
+    /// The address of a path.
+    pub fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// Posts a raw picture.
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        let request = self.client.post(self.at(path)).header("content-type", "image/jpeg").body(body);
+        request.send().await.unwrap()
+    }
+
+    /// Posts JSON.
+    pub async fn post_json(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.client.post(self.at(path)).json(body).send().await.unwrap()
+    }
+
+    /// Posts files as a multipart form.
+    pub async fn post_form(&self, path: &str, files: Vec<Vec<u8>>) -> reqwest::Response {
+        let part = |bytes| reqwest::multipart::Part::bytes(bytes).file_name("picture");
+        let form = files
+            .into_iter()
+            .fold(reqwest::multipart::Form::new(), |form, bytes| form.part("image", part(bytes)));
+        self.client.post(self.at(path)).multipart(form).send().await.unwrap()
+    }
+
+    /// The body of a GET that answers 200.
+    pub async fn get_json(&self, path: &str) -> Value {
+        let reply = self.client.get(self.at(path)).send().await.unwrap();
+        assert_eq!(reply.status(), 200, "{path}");
+        reply.json().await.unwrap()
+    }
+
+    /// The vector of a picture.
+    pub async fn embed(&self, picture: &[u8]) -> Vec<f32> {
+        let reply = self.post("/embed", picture.to_vec()).await;
+        assert_eq!(reply.status(), 200);
+        vectors(&reply.json().await.unwrap()).remove(0)
+    }
+
+    /// Gives the shutdown signal and waits for the end.
+    pub async fn stop(self) {
+        self.shutdown.start();
+        tokio::time::timeout(Duration::from_secs(30), self.task)
+            .await
+            .expect("the server did not end")
+            .unwrap();
+    }
+}
+
+/// The encoder found as the server finds it, and a data folder of the test's own.
+pub fn settings(change: impl FnOnce(&mut Config)) -> (Config, TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let model = std::env::var_os("LATENTD_MODEL").map(PathBuf::from).unwrap_or_default();
+    let mut config = Config { model, data_dir: data.path().join("data"), ..Config::default() };
+    change(&mut config);
+    config.check().unwrap();
+    (config, data)
+}
+
+/// An example picture, e.g. `outwear-1`.
+pub fn example(name: &str) -> Vec<u8> {
+    std::fs::read(root().join(format!("examples/{name}.jpg"))).unwrap()
+}
+
+/// All example pictures with their names.
+pub fn examples() -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "jpg")).collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read(&p).unwrap()))
+        .collect()
+}
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The vectors of a reply of /embed.
+pub fn vectors(reply: &Value) -> Vec<Vec<f32>> {
+    let results = reply["results"].as_array().unwrap_or_else(|| panic!("{reply}"));
+    let numbers = |result: &Value| {
+        let numbers = result["embedding"].as_array().unwrap_or_else(|| panic!("{result}"));
+        numbers.iter().map(|number| number.as_f64().unwrap() as f32).collect()
+    };
+    results.iter().map(numbers).collect()
+}
+
+/// The cosine of two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Checks that a reply is a problem in due form, and gives it.
+pub async fn problem(reply: reqwest::Response, status: u16, code: &str) -> Value {
+    let (got, headers) = (reply.status(), reply.headers().clone());
+    let text = reply.text().await.unwrap();
+    assert_eq!(got, status, "{text}");
+    assert_eq!(headers["content-type"], "application/problem+json", "{text}");
+    let problem: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(problem["code"], code, "{text}");
+    assert_eq!(problem["status"], status, "{text}");
+    assert_eq!(problem["type"], format!("urn:latentd:problem:{code}"), "{text}");
+    assert!(
+        problem["title"].is_string() && problem["detail"].as_str().is_some_and(|d| d.len() > 5),
+        "{text}"
+    );
+    assert_eq!(problem["request_id"].as_str(), headers["x-request-id"].to_str().ok(), "{text}");
+    problem
+}

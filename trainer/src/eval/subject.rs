@@ -1,0 +1,75 @@
+//! What is evaluated: anything that turns pictures into embeddings.
+
+use latentd_model::{Embedding, Pixels};
+
+use super::error::EvalError;
+
+/// Whatever a subject fails with.
+pub type EmbedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Embeds pictures of the exact size that the evaluation's preprocessing makes, one vector each.
+pub type Embed<'a> = Box<dyn FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a>;
+
+/// An encoder under evaluation.
+pub struct Subject<'a> {
+    /// How it is called in the table.
+    pub name: String,
+    /// Whether it is there to be compared with.
+    pub baseline: bool,
+    embed: Embed<'a>,
+}
+
+impl std::fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Subject({})", self.name)
+    }
+}
+
+impl<'a> Subject<'a> {
+    /// The encoder in question.
+    pub fn new(
+        name: impl Into<String>,
+        embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
+    ) -> Self {
+        Self { name: name.into(), baseline: false, embed: Box::new(embed) }
+    }
+
+    /// An encoder to compare with, such as one of random weights.
+    pub fn baseline(
+        name: impl Into<String>,
+        embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
+    ) -> Self {
+        Self { baseline: true, ..Self::new(name, embed) }
+    }
+
+    /// One embedding for each picture.
+    pub(super) fn embed(&mut self, pictures: &[Pixels]) -> Result<Vec<Embedding>, EvalError> {
+        let failed = |source| EvalError::Embed { subject: self.name.clone(), source };
+        let embeddings = (self.embed)(pictures).map_err(failed)?;
+        if embeddings.len() != pictures.len() {
+            return Err(EvalError::Shape(format!(
+                "{}: {} vectors for {} pictures",
+                self.name,
+                embeddings.len(),
+                pictures.len()
+            )));
+        }
+        Ok(embeddings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_name_the_subject() {
+        let picture = Pixels::new(1, 1, vec![1, 2, 3]).unwrap();
+        let mut broken = Subject::new("mine", |_: &[Pixels]| Err("out of order".into()));
+        let error = broken.embed(std::slice::from_ref(&picture)).unwrap_err().to_string();
+        assert_eq!(error, "mine: embedding failed: out of order");
+        let mut short = Subject::baseline("other", |_: &[Pixels]| Ok(Vec::new()));
+        assert!(short.baseline);
+        assert!(short.embed(&[picture]).unwrap_err().to_string().contains("0 vectors for 1 pictures"));
+    }
+}
