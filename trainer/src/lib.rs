@@ -5,3 +5,4 @@ pub mod data;
 pub mod eval;
 pub mod export;
 pub mod nn;
+pub mod report;
