@@ -128,7 +128,7 @@ impl DecodeError {
 /// animation the first frame is taken. Colour profiles are not applied, as in Pillow's
 /// `convert("RGB")`.
 ///
-/// Memory: at most 8 bytes for each of `max_pixels` while decoding, and 3 for the result.
+/// Memory: up to about 9 bytes for each pixel while decoding (a progressive JPEG, 16-bit RGBA).
 ///
 /// # Errors
 /// See [`DecodeError`]. Never panics: a panic inside a decoder is [`DecodeError::Corrupt`].
@@ -166,7 +166,7 @@ fn check_size(
     if width == 0 || height == 0 {
         return Err(DecodeError::Corrupt { reason: format!("the header declares {width}x{height} pixels") });
     }
-    let deep = 8 * limits.max_pixels / bytes_per_pixel.max(1);
+    let deep = limits.max_pixels.saturating_mul(8) / bytes_per_pixel.max(1);
     let max = limits.max_pixels.min(deep);
     if u64::from(width) * u64::from(height) > max {
         return Err(DecodeError::TooManyPixels { width, height, max });

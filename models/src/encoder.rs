@@ -159,7 +159,7 @@ impl Encoder {
             Source::File(path) => builder.commit_from_file(path),
             Source::Memory(bytes) => builder.commit_from_memory(bytes),
         }
-        .map_err(ort_error)?;
+        .map_err(|e| device_or_graph(options.device, &e))?;
         check_graph(&session, shape)?;
         Ok(Self { shape, session, scratch: Vec::new() })
     }
@@ -269,6 +269,17 @@ enum Source<'a> {
 
 fn ort_error<T>(error: ort::Error<T>) -> EncoderError {
     EncoderError::Ort(error.to_string())
+}
+
+/// CUDA's libraries without a driver are noticed only when the graph is loaded.
+fn device_or_graph(device: Device, error: &ort::Error) -> EncoderError {
+    let reason = error.to_string();
+    match device {
+        Device::Cuda(_) if reason.contains("CUDA") || reason.contains("CUDNN") => {
+            EncoderError::Device { device, reason }
+        }
+        _ => EncoderError::Ort(reason),
+    }
 }
 
 fn builder(options: &SessionOptions) -> Result<SessionBuilder, EncoderError> {

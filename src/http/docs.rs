@@ -13,8 +13,48 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::AppState;
 
-/// Real replies, written by the tests: path, method, status, media type, JSON.
-const EXAMPLES: &[(&str, &str, &str, &str, &str)] = &[];
+/// A real reply, written by the tests into openapi/examples/.
+pub struct Example {
+    /// Its file there.
+    pub file: &'static str,
+    /// Path and method of its route.
+    pub route: (&'static str, &'static str),
+    /// Its status and media type.
+    pub reply: (&'static str, &'static str),
+    /// Its content.
+    pub json: &'static str,
+}
+
+/// Declares an example whose file is compiled in.
+macro_rules! example {
+    ($method:literal $path:literal => $status:literal $media:ident $file:literal) => {
+        Example {
+            file: $file,
+            route: ($path, $method),
+            reply: ($status, $media),
+            json: include_str!(concat!("../../openapi/examples/", $file)),
+        }
+    };
+}
+
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+
+/// The examples.
+pub const EXAMPLES: &[Example] = &[
+    example!("post" "/embed" => "200" JSON "embed.json"),
+    example!("post" "/embed" => "422" PROBLEM "embed-corrupt.json"),
+    example!("put" "/items/{id}" => "201" JSON "put-item.json"),
+    example!("post" "/items" => "200" JSON "post-items.json"),
+    example!("get" "/items/{id}" => "200" JSON "get-item.json"),
+    example!("get" "/items/{id}" => "404" PROBLEM "get-item-unknown.json"),
+    example!("get" "/items" => "200" JSON "list-items.json"),
+    example!("post" "/search" => "200" JSON "search.json"),
+    example!("post" "/search" => "409" PROBLEM "search-contract.json"),
+    example!("get" "/collections" => "200" JSON "collections.json"),
+    example!("get" "/models" => "200" JSON "models.json"),
+    example!("get" "/info" => "200" JSON "info.json"),
+];
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -40,22 +80,24 @@ pub fn base() -> OpenApi {
     ApiDoc::openapi()
 }
 
-/// Adds the examples, which are real replies, to the description of their routes.
+/// Adds the examples to the description of their routes; `text` gives the content of each.
 #[must_use]
-pub fn with_examples(mut api: OpenApi) -> OpenApi {
-    for (path, method, status, media, json) in EXAMPLES {
-        let example = serde_json::from_str(json).ok();
-        let item = api.paths.paths.get_mut(*path);
-        if let (Some(content), Some(example)) =
-            (item.and_then(|item| content(item, method, status, media)), example)
-        {
-            content.example = Some(example);
+pub fn with_examples(mut api: OpenApi, text: impl Fn(&Example) -> String) -> OpenApi {
+    for example in EXAMPLES {
+        let (path, method) = example.route;
+        let content = api.paths.paths.get_mut(path).and_then(|item| content(item, method, example.reply));
+        if let (Some(content), Ok(json)) = (content, serde_json::from_str(&text(example))) {
+            content.example = Some(json);
         }
     }
     api
 }
 
-fn content<'a>(item: &'a mut PathItem, method: &str, status: &str, media: &str) -> Option<&'a mut Content> {
+fn content<'a>(
+    item: &'a mut PathItem,
+    method: &str,
+    (status, media): (&str, &str),
+) -> Option<&'a mut Content> {
     let operation: &mut Option<Operation> = match method {
         "get" => &mut item.get,
         "put" => &mut item.put,

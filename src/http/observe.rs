@@ -86,7 +86,7 @@ async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -
         let mut headers = std::mem::take(response.headers_mut());
         let mut problem = match response.extensions_mut().remove::<Problem>() {
             Some(problem) => problem,
-            None => Problem::of_status(status, error_text(response, &headers, method, path).await),
+            None => Problem::of_status(status, error_text(response, method, path).await),
         };
         problem.request_id = Some(id.to_owned());
         response = problem.into_response();
@@ -102,7 +102,7 @@ async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -
 }
 
 /// What to say about an error that came with a bare text or none.
-async fn error_text(response: Response, headers: &HeaderMap, method: &Method, path: &str) -> String {
+async fn error_text(response: Response, method: &Method, path: &str) -> String {
     let path: String = path.chars().take(200).collect();
     match response.status() {
         StatusCode::NOT_FOUND => format!("there is no {path}: see /docs for the routes"),

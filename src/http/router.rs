@@ -24,14 +24,20 @@ fn described() -> OpenApiRouter<AppState> {
 /// The description of the API.
 #[must_use]
 pub fn openapi() -> OpenApi {
-    docs::with_examples(described().into_openapi())
+    openapi_with(|example| example.json.to_owned())
+}
+
+/// The description of the API with other examples than those compiled in.
+#[must_use]
+pub fn openapi_with(text: impl Fn(&docs::Example) -> String) -> OpenApi {
+    docs::with_examples(described().into_openapi(), text)
 }
 
 /// The whole app as a service.
 pub fn router(app: AppState) -> Router {
-    let (routes, api) = described().split_for_parts();
+    let (routes, _) = described().split_for_parts();
     routes
-        .merge(docs::routes(docs::with_examples(api)))
+        .merge(docs::routes(openapi()))
         .merge(ui::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(CatchPanicLayer::custom(observe::panicked))

@@ -11,5 +11,6 @@ pub mod export;
 pub mod method;
 pub mod nn;
 pub mod optim;
+pub mod report;
 pub mod run;
 pub mod train;
