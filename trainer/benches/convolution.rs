@@ -20,7 +20,10 @@ fn time(flops: f64, mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    println!("kernel stride   cin  cout  size   forward  d input  d weights  (GFLOP/s, {} threads)", rayon::current_num_threads());
+    println!(
+        "kernel stride   cin  cout  size   forward  d input  d weights  (GFLOP/s, {} threads)",
+        rayon::current_num_threads()
+    );
     let images = 32;
     for width in [16, 64] {
         let mut layers = vec![(3, 1, 3, width, 32)];
@@ -39,11 +42,14 @@ fn main() {
             let dzg = zg.with_pad(kernel / 2);
             let x = vec![0.5f32; xg.len()];
             let w = vec![0.01f32; shape.weights()];
-            let (mut z, mut dx, mut dw) = (vec![0f32; zg.len()], vec![0f32; xg.with_pad(0).len()], vec![0f32; w.len()]);
+            let (mut z, mut dx, mut dw) =
+                (vec![0f32; zg.len()], vec![0f32; xg.with_pad(0).len()], vec![0f32; w.len()]);
             let dz = vec![0.5f32; dzg.len()];
             let flops = 2.0 * (shape.weights() * zg.pixels() * images) as f64;
             let f = time(flops, || conv::forward(shape, xg, black_box(&x), &w, zg, &mut z));
-            let i = time(flops, || conv::backward_input(shape, dzg, black_box(&dz), &w, xg.with_pad(0), &mut dx, false));
+            let i = time(flops, || {
+                conv::backward_input(shape, dzg, black_box(&dz), &w, xg.with_pad(0), &mut dx, false)
+            });
             let b = time(flops, || conv::backward_weights(shape, xg, black_box(&x), dzg, &dz, &mut dw));
             println!("{kernel:6} {stride:6} {cin:5} {cout:5} {size:5} {f:9.1} {i:8.1} {b:10.1}");
         }

@@ -81,10 +81,9 @@ impl Checkpoint {
         let path = folder.join(format!("step-{:09}.safetensors", self.header.step));
         let io = |source| CheckpointError::Io { path: path.display().to_string(), source };
         std::fs::create_dir_all(folder).map_err(io)?;
-        let bytes = self.to_bytes().map_err(|reason| CheckpointError::Damaged {
-            path: path.display().to_string(),
-            reason,
-        })?;
+        let bytes = self
+            .to_bytes()
+            .map_err(|reason| CheckpointError::Damaged { path: path.display().to_string(), reason })?;
         let part = path.with_extension("part");
         let write = || {
             let mut file = File::create(&part)?;
@@ -136,7 +135,8 @@ impl Checkpoint {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format!("not a checkpoint: {e}"))?;
+        let (_, metadata) =
+            SafeTensors::read_metadata(bytes).map_err(|e| format!("not a checkpoint: {e}"))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a checkpoint: {e}"))?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
         let header = metadata.get("run").ok_or("not a checkpoint of latentd-trainer")?;
@@ -161,9 +161,7 @@ impl Checkpoint {
                 _ => return Err(format!("unknown array `{name}`")),
             };
             let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            group
-                .0
-                .insert(array.into(), WeightTensor { shape: view.shape().to_vec(), data: data.collect() });
+            group.0.insert(array.into(), WeightTensor { shape: view.shape().to_vec(), data: data.collect() });
         }
         if metadata.get("sha256") != Some(&hex(&hash.finalize())) {
             return Err("its contents do not match its checksum".into());

@@ -87,8 +87,8 @@ impl RunConfig {
     /// Reads a TOML file; what it leaves out has its default.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Io { path: name.clone(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: name.clone(), source })?;
         toml::from_str(&text).map_err(|e| ConfigError::Parse { path: name, reason: e.to_string() })
     }
 

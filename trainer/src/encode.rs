@@ -92,7 +92,9 @@ impl PictureEncoder {
                 return Err(EncodeError::Size { found, expected });
             }
             let channels = picture.as_bytes().iter().enumerate();
-            input.extend(channels.map(|(i, p)| (f32::from(*p) / 255.0 - config.mean[i % 3]) / config.std[i % 3]));
+            input.extend(
+                channels.map(|(i, p)| (f32::from(*p) / 255.0 - config.mean[i % 3]) / config.std[i % 3]),
+            );
         }
         Ok(input)
     }

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
+use crate::report::{MetricRow, parse_metrics};
 
 /// Skipped files that `run.json` names; the rest is only counted.
 const NAMED_SKIPS: usize = 1000;
@@ -42,27 +43,6 @@ impl RunInfo {
         self.skipped = skipped.len();
         self.skipped_files = skipped.take(NAMED_SKIPS).collect();
     }
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MetricRow {
-    /// `step`: means since the row before.
-    pub kind: String,
-    /// Steps done.
-    pub step: u64,
-    /// Epochs done.
-    pub epoch: f64,
-    /// Symmetric loss, 0 to 8.
-    pub loss: f64,
-    /// Learning rate.
-    pub lr: f64,
-    /// τ.
-    pub tau: f64,
-    /// 1: well spread; 0: collapsed.
-    pub representation_std: f64,
-    /// Pictures trained on a second.
-    pub images_per_s: f64,
 }
 
 /// A run's folder that cannot be used.
@@ -151,12 +131,8 @@ impl RunDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(io(&path, e)),
         };
-        // A killed run may leave half a line at the end.
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        complete
-            .lines()
-            .map(|line| serde_json::from_str(line).map_err(|e| format_error(&path, e)))
-            .collect()
+        // A killed run may leave half a line at the end, which is passed over.
+        Ok(parse_metrics(&text).0)
     }
 
     /// Opens `metrics.jsonl` to go on after `step`: later rows are dropped.
@@ -215,8 +191,7 @@ pub fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let z = days + 719_468;
     let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -232,17 +207,7 @@ mod tests {
     use super::*;
 
     fn row(step: u64) -> MetricRow {
-        let loss = 1.5;
-        MetricRow {
-            kind: "step".into(),
-            step,
-            epoch: 0.5,
-            loss,
-            lr: 0.1,
-            tau: 0.99,
-            representation_std: 0.8,
-            images_per_s: 10.0,
-        }
+        MetricRow { kind: "step".into(), step, epoch: 0.5, loss: Some(1.5), ..MetricRow::default() }
     }
 
     fn info() -> RunInfo {

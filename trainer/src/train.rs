@@ -10,7 +10,8 @@ use crate::data::{DataError, Loader, LoaderConfig, PictureCache};
 use crate::method::byol::{Byol, StepReport, StepSettings, random_weights};
 use crate::method::part::PartError;
 use crate::optim::schedule;
-use crate::run::{MetricRow, MetricsLog, RunDir, RunError};
+use crate::report::MetricRow;
+use crate::run::{MetricsLog, RunDir, RunError};
 
 /// Steps that one row of metrics averages.
 const ROW_STEPS: u64 = 10;
@@ -156,7 +157,12 @@ impl Session<'_> {
         while let Some(batch) = self.loader.next_batch()? {
             let step = batch.step;
             let settings = StepSettings {
-                learning_rate: schedule::learning_rate(self.header.config.learning_rate(), step, warmup, total),
+                learning_rate: schedule::learning_rate(
+                    self.header.config.learning_rate(),
+                    step,
+                    warmup,
+                    total,
+                ),
                 tau: schedule::tau(self.header.config.tau_base, step, total),
             };
             let report = self.byol.step(&batch.view1, &batch.view2, settings)?;
@@ -234,11 +240,11 @@ impl Means {
             kind: "step".into(),
             step: header.step,
             epoch: header.step as f64 / per_epoch.max(1) as f64,
-            loss: self.loss / steps,
-            lr: settings.learning_rate,
-            tau: settings.tau,
-            representation_std: self.spread / steps,
-            images_per_s: steps * header.config.batch as f64 / self.seconds.max(1e-9),
+            loss: Some(self.loss / steps),
+            lr: Some(settings.learning_rate),
+            tau: Some(settings.tau),
+            representation_std: Some(self.spread / steps),
+            images_per_s: Some(steps * header.config.batch as f64 / self.seconds.max(1e-9)),
         }
     }
 }

@@ -1,9 +1,13 @@
 //! The command line: one file per command.
 
 mod bench;
+mod eval;
+mod export;
 mod pictures;
 mod progress;
+mod report;
 mod resume;
+mod subject;
 mod train;
 
 use std::process::ExitCode;
@@ -26,6 +30,9 @@ struct Cli {
 enum Command {
     Train(train::Args),
     Resume(resume::Args),
+    Eval(eval::Args),
+    Export(export::Args),
+    Report(report::Args),
     Bench(bench::Args),
 }
 
@@ -65,6 +72,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Train(args) => args.run(),
         Command::Resume(args) => args.run(),
+        Command::Eval(args) => args.run(),
+        Command::Export(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Bench(args) => args.run(),
     }
 }
@@ -73,7 +83,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn command_line() -> String {
     let quote = |arg: String| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@%+".contains(c);
-        if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', "'\\''")) }
+        if !arg.is_empty() && arg.chars().all(plain) {
+            arg
+        } else {
+            format!("'{}'", arg.replace('\'', "'\\''"))
+        }
     };
     let args = std::env::args().skip(1).map(quote);
     std::iter::once("latentd-trainer".to_string()).chain(args).collect::<Vec<_>>().join(" ")

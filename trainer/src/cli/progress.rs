@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::run::MetricRow;
+use crate::report::MetricRow;
 use crate::train::Progress;
 
 /// Time between log lines where there is no terminal.
@@ -38,10 +38,9 @@ impl TrainProgress {
 
 impl Progress for TrainProgress {
     fn step(&mut self, done: u64, total: u64, row: &MetricRow) {
-        let text = format!(
-            "epoch {:.2} loss {:.3} std {:.3} {:.0} images/s",
-            row.epoch, row.loss, row.representation_std, row.images_per_s
-        );
+        let [loss, std, speed] =
+            [row.loss, row.representation_std, row.images_per_s].map(|v| v.unwrap_or(f64::NAN));
+        let text = format!("epoch {:.2} loss {loss:.3} std {std:.3} {speed:.0} images/s", row.epoch);
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             bar.set_message(text);

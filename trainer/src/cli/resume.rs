@@ -32,8 +32,7 @@ impl Args {
             return Ok(());
         }
         let root = self.pictures.unwrap_or(info.pictures_root);
-        let (cache, _) =
-            pictures::load(&root, header.config.shortest_edge(), &self.machine.build_options())?;
+        let (cache, _) = pictures::load(&root, header.config.shortest_edge(), &self.machine.build_options())?;
         go(&run, start, cache, &self.machine)
     }
 }

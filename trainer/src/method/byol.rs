@@ -48,7 +48,13 @@ struct Network {
 
 impl Network {
     /// (representations, projections), `[rows, …]` each.
-    fn forward(&self, views: &Tensor, mode: Mode, pool: &Arc<Pool>, record: bool) -> Result<(Tensor, Tensor)> {
+    fn forward(
+        &self,
+        views: &Tensor,
+        mode: Mode,
+        pool: &Arc<Pool>,
+        record: bool,
+    ) -> Result<(Tensor, Tensor)> {
         let representation = self.encoder.forward(views, mode, pool, record)?;
         let projection = self.projector.forward(&representation, mode, pool, record)?;
         Ok((representation, projection))
@@ -129,7 +135,8 @@ impl Byol {
         let (_, projection) = self.target.forward(&views, mode, &self.pool, false)?;
         // Each view's prediction meets the other view's projection.
         let half = rows / 2;
-        let projection = Tensor::cat(&[projection.narrow(0, half, half)?, projection.narrow(0, 0, half)?], 0)?;
+        let projection =
+            Tensor::cat(&[projection.narrow(0, half, half)?, projection.narrow(0, 0, half)?], 0)?;
         let (representation, online) = self.online.forward(&views, mode, &self.pool, true)?;
         let prediction = self.predictor.forward(&online, mode, &self.pool, true)?;
         // The mean over both directions' rows, times two: the sum of the two directions' means.
@@ -167,7 +174,8 @@ impl Byol {
 
     /// All arrays, for a checkpoint.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let (mut online, mut target, mut velocity) = (Weights::default(), Weights::default(), Weights::default());
+        let (mut online, mut target, mut velocity) =
+            (Weights::default(), Weights::default(), Weights::default());
         self.online.encoder.save(&mut online)?;
         self.online.projector.save(&mut online)?;
         self.predictor.save(&mut online)?;

@@ -107,7 +107,12 @@ impl Layout {
 fn role_of(name: &str) -> Role {
     if name.contains(".running_") {
         Role::Statistic
-    } else if name.contains("norm.") || name.contains("norm1.") || name.contains("norm2.") || name.contains("norm3.") || name.ends_with(".bias") {
+    } else if name.contains("norm.")
+        || name.contains("norm1.")
+        || name.contains("norm2.")
+        || name.contains("norm3.")
+        || name.ends_with(".bias")
+    {
         Role::Excluded
     } else {
         Role::Weight

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
-use super::differentiable::{Differentiable, Gradients};
 use super::config::{BlockKind, BlockSpec, EncoderConfig, Stem};
+use super::differentiable::{Differentiable, Gradients};
 use super::kernels::conv::ConvShape;
 use super::kernels::geometry::Geometry;
 use super::kernels::pool;
@@ -47,7 +47,8 @@ impl ResNet {
         let conv = ConvShape { kernel, stride, cin: 3, cout: config.stem_channels() };
         let stem = Unit::new(conv, "stem.conv", "stem.norm", &params, &statistics)?;
         let blocks = config.blocks();
-        let blocks = blocks.iter().map(|spec| Block::new(spec, &params, &statistics)).collect::<Result<_, _>>()?;
+        let blocks =
+            blocks.iter().map(|spec| Block::new(spec, &params, &statistics)).collect::<Result<_, _>>()?;
         Ok(Self { config: config.clone(), params, statistics, stem, blocks })
     }
 

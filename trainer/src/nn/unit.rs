@@ -107,12 +107,8 @@ impl Unit {
         let (yg, data) = y.parts_mut();
         norm::apply(z.maps(), (&scale, &shift), tail.residual.map(Buffer::maps), tail.relu, yg, data);
         let y = Arc::new(y);
-        let recorded = state.record.then(|| Recorded {
-            x: x.clone(),
-            z,
-            moments,
-            y: tail.relu.then(|| y.clone()),
-        });
+        let recorded =
+            state.record.then(|| Recorded { x: x.clone(), z, moments, y: tail.relu.then(|| y.clone()) });
         (y, recorded)
     }
 

@@ -18,7 +18,9 @@ fn fixture() -> Arrays {
     let file = SafeTensors::deserialize(FIXTURE).unwrap();
     let read = |(name, view): (String, safetensors::tensor::TensorView)| {
         let data = match view.dtype() {
-            Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::F32 => {
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+            }
             Dtype::BF16 => {
                 let wide = |b: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
                 view.data().chunks_exact(2).map(wide).collect()
@@ -88,7 +90,8 @@ fn gradients_match_pytorch() {
     let plain = LarsConfig { weight_decay: 0.0, momentum: 0.0, trust: 1.0 };
     let online = under(&arrays, "online/");
     let mut byol = Byol::new(&encoder(), HEADS, plain, &online, Some(&reversed(&online))).unwrap();
-    byol.step(&arrays["view1"].data, &arrays["view2"].data, StepSettings { learning_rate: 1.0, tau: 1.0 }).unwrap();
+    byol.step(&arrays["view1"].data, &arrays["view2"].data, StepSettings { learning_rate: 1.0, tau: 1.0 })
+        .unwrap();
     let velocity = byol.snapshot().unwrap().velocity;
     let expected = under(&arrays, "grad/");
     assert_eq!(velocity.0.len(), expected.0.len());
@@ -126,7 +129,8 @@ fn steps_match_pytorch() {
     let moved = |bias: &WeightTensor, factor: f32, t: &[f32]| -> Vec<f32> {
         t.iter().zip(&bias.data).map(|(t, b)| t + factor * b).collect()
     };
-    for (prefix, found, bias_of) in [("stats/", &first.online, false), ("target_stats/", &first.target, true)] {
+    for (prefix, found, bias_of) in [("stats/", &first.online, false), ("target_stats/", &first.target, true)]
+    {
         for (name, expected) in &under(&arrays, prefix).0 {
             let Some(found) = found.0.get(name) else { continue };
             let mut found = found.data.clone();
@@ -170,7 +174,10 @@ fn the_gradient_of_a_whole_network_matches_finite_differences() {
             let mut moved = weights.clone();
             for (name, gradient) in &along {
                 let to = moved.0.get_mut(*name).unwrap();
-                to.data.iter_mut().zip(&gradient.data).for_each(|(w, g)| *w += (sign * h * f64::from(*g)) as f32);
+                to.data
+                    .iter_mut()
+                    .zip(&gradient.data)
+                    .for_each(|(w, g)| *w += (sign * h * f64::from(*g)) as f32);
             }
             let mut byol = Byol::new(&config, HEADS, rest, &moved, Some(&weights)).unwrap();
             byol.step(&a, &b, still).unwrap().loss
@@ -182,7 +189,9 @@ fn the_gradient_of_a_whole_network_matches_finite_differences() {
 
 #[test]
 fn spread_is_one_for_all_directions_and_zero_for_one() {
-    let axes: Vec<f32> = (0..8).flat_map(|i| (0..4).map(move |j| if i / 2 == j { if i % 2 == 0 { 1.0 } else { -1.0 } } else { 0.0 })).collect();
+    let axes: Vec<f32> = (0..8)
+        .flat_map(|i| (0..4).map(move |j| if i / 2 == j { if i % 2 == 0 { 1.0 } else { -1.0 } } else { 0.0 }))
+        .collect();
     assert!((representation_std(&axes, 8) - 1.0).abs() < 1e-9);
     assert_eq!(representation_std(&[1.0, 2.0, 2.0, 4.0], 2), 0.0);
 }

@@ -106,9 +106,7 @@ fn lanes(isa: Isa) -> usize {
 }
 
 fn blocks(channels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..channels)
-        .step_by(2 * lanes)
-        .map(move |first| (first, if channels - first > lanes { 2 } else { 1 }))
+    (0..channels).step_by(2 * lanes).map(move |first| (first, if channels - first > lanes { 2 } else { 1 }))
 }
 
 /// One product over a grid of output pixels. Distances are in values: base, image, row, pixel.
@@ -249,9 +247,7 @@ unsafe fn product_rows<S: Simd, const N: usize>(
         unsafe { product::<S, M, N>(block, &input, &output) }
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        with_rows!(m, call, S, N, [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], (block, input, output))
-    }
+    unsafe { with_rows!(m, call, S, N, [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], (block, input, output)) }
 }
 
 /// Forward: `z = x ∗ w`, all of `z` overwritten.
@@ -395,7 +391,14 @@ const MAX_PARTS: usize = 16;
 /// Gradient of the weights, added to `dw` (`[kernel, kernel, cin, cout]`).
 ///
 /// `x` as in [`forward`]; `dz` has any border.
-pub fn backward_weights(shape: ConvShape, xg: Geometry, x: &[f32], dzg: Geometry, dz: &[f32], dw: &mut [f32]) {
+pub fn backward_weights(
+    shape: ConvShape,
+    xg: Geometry,
+    x: &[f32],
+    dzg: Geometry,
+    dz: &[f32],
+    dw: &mut [f32],
+) {
     backward_weights_on(Isa::detect(), shape, xg, x, dzg, dz, dw);
 }
 

@@ -302,7 +302,9 @@ pub fn backward(
         let (scale, slope, shift) = (&scale[c.clone()], &slope[c.clone()], &shift[c]);
         dispatch(Spread { z, dy, scale, slope, shift, images, dzg, out });
     });
-    let total = |of: &[f64]| (0..channels).map(|c| (0..views).map(|v| of[v * channels + c]).sum::<f64>() as f32).collect();
+    let total = |of: &[f64]| {
+        (0..channels).map(|c| (0..views).map(|v| of[v * channels + c]).sum::<f64>() as f32).collect()
+    };
     ParameterGradients { gamma: total(&dots), beta: total(&sums) }
 }
 
@@ -393,7 +395,8 @@ mod tests {
 
     fn case() -> Case {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let mut draw = |n: usize, lo: f32, hi: f32| (0..n).map(|_| rng.random_range(lo..hi)).collect::<Vec<f32>>();
+        let mut draw =
+            |n: usize, lo: f32, hi: f32| (0..n).map(|_| rng.random_range(lo..hi)).collect::<Vec<f32>>();
         Case {
             z: draw(G.len(), 2.0, 5.0),
             residual: draw(G.len(), -1.0, 1.0),
@@ -445,7 +448,11 @@ mod tests {
         let h = 1e-6;
         let slope = |plus: f64, minus: f64| (plus - minus) / (2.0 * h);
         for i in 0..G.len() {
-            let shifted = |d: f64| { let mut z = z.clone(); z[i] += d; loss(&c, &z, &gamma) };
+            let shifted = |d: f64| {
+                let mut z = z.clone();
+                z[i] += d;
+                loss(&c, &z, &gamma)
+            };
             let (n, rest) = (i / (6 * 5), i % (6 * 5));
             let (y, x, ch) = (rest / 10, rest / 5 % 2, rest % 5);
             let found = dz[row_start(yg, n, y) + x * 5 + ch];
@@ -453,13 +460,20 @@ mod tests {
             assert!((f64::from(found) - expected).abs() < 1e-4, "dz[{i}] {found} {expected}");
         }
         for ch in 0..5 {
-            let shifted = |d: f64| { let mut g = gamma.clone(); g[ch] += d; loss(&c, &z, &g) };
+            let shifted = |d: f64| {
+                let mut g = gamma.clone();
+                g[ch] += d;
+                loss(&c, &z, &g)
+            };
             let expected = slope(shifted(h), shifted(-h));
             assert!((f64::from(grads.gamma[ch]) - expected).abs() < 1e-3, "dγ[{ch}]");
         }
         let beta = c.beta.clone();
         for ch in 0..5 {
-            let mut shifted = |d: f32| { c.beta[ch] = beta[ch] + d; loss(&c, &z, &gamma) };
+            let mut shifted = |d: f32| {
+                c.beta[ch] = beta[ch] + d;
+                loss(&c, &z, &gamma)
+            };
             let expected = (shifted(1e-3) - shifted(-1e-3)) / 2e-3;
             c.beta[ch] = beta[ch];
             assert!((f64::from(grads.beta[ch]) - expected).abs() < 2e-2, "dβ[{ch}] {expected}");

@@ -47,7 +47,8 @@ pub fn max_pool_backward(
     let c = xg.channels;
     dx.par_chunks_mut(dxg.image_stride()).enumerate().for_each(|(n, dx)| {
         dx.fill(0.0);
-        let (x, y, dy) = (&x[n * xg.image_stride()..], &y[n * yg.image_stride()..], &dy[n * dyg.image_stride()..]);
+        let (x, y, dy) =
+            (&x[n * xg.image_stride()..], &y[n * yg.image_stride()..], &dy[n * dyg.image_stride()..]);
         let mut taken = vec![false; c];
         for oy in 0..yg.height {
             for ox in 0..yg.width {
@@ -132,7 +133,11 @@ mod tests {
                 up[i] += 1e-3;
                 down[i] -= 1e-3;
                 let slope = (loss(&up) - loss(&down)) / 2e-3;
-                assert!((slope - f64::from(dx[i])).abs() < 0.05 * (1.0 + slope.abs()), "{i}: {slope} {}", dx[i]);
+                assert!(
+                    (slope - f64::from(dx[i])).abs() < 0.05 * (1.0 + slope.abs()),
+                    "{i}: {slope} {}",
+                    dx[i]
+                );
             }
         }
     }

@@ -55,7 +55,12 @@ pub unsafe fn product<S: Simd, const M: usize, const N: usize>(
         }
         for i in 0..M {
             for n in 0..N {
-                write::<S>(out[i].add(n * S::LANES), acc[i][n], p.channels as isize - (n * S::LANES) as isize, p.accumulate);
+                write::<S>(
+                    out[i].add(n * S::LANES),
+                    acc[i][n],
+                    p.channels as isize - (n * S::LANES) as isize,
+                    p.accumulate,
+                );
             }
         }
     }

@@ -1,0 +1,62 @@
+//! `latentd-trainer eval RUN|CKPT|ARTEFACT --labelled DIR`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use super::subject::Evaluated;
+use super::{STOP, command_line, progress};
+use crate::data::scan_splits;
+use crate::eval::{EvalOptions, evaluate};
+
+/// Measure an encoder on labelled pictures, beside raw pixels and random weights.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A run's folder, a checkpoint in one, or an artefact.
+    subject: PathBuf,
+    /// Labelled pictures: DIR/<class>/… or DIR/{train,test}/<class>/….
+    #[arg(long)]
+    labelled: PathBuf,
+    /// Leaves out the linear probe, the slowest part.
+    #[arg(long)]
+    no_probe: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// Seed of the random encoder, and of the split where the folder has none.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Args {
+    /// Measures and prints; a run keeps the result as `eval.json`.
+    pub fn run(self) -> anyhow::Result<()> {
+        let evaluated = Evaluated::open(&self.subject)?;
+        let splits = scan_splits(&self.labelled, self.seed)?;
+        let mut subjects = vec![evaluated.subject()?];
+        subjects.extend(evaluated.random(self.seed)?);
+        let mut options = EvalOptions { command: command_line(), ..EvalOptions::default() };
+        if self.no_probe {
+            options.probe = None;
+        }
+        let total = (splits.train.pictures.len() + splits.test.pictures.len()) as u64;
+        let bar = progress::bar(total, "embedding");
+        let table = evaluate(subjects, &splits, &evaluated.preprocess(), &options, &mut |so_far| {
+            bar.set_position(so_far.done as u64);
+            if bar.message() != so_far.stage {
+                bar.set_message(so_far.stage);
+            }
+            if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        bar.finish_and_clear();
+        if let Evaluated::Run(run) = &evaluated {
+            run.dir.write_json("eval.json", &table)?;
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&table)?);
+        } else {
+            println!("{table}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! `latentd-trainer export RUN`.
+
+use std::path::PathBuf;
+
+use latentd_model::{DataFingerprint, EvaluationFigure, Training};
+
+use super::subject::TrainedRun;
+use super::{command_line, report};
+use crate::data::scan;
+use crate::encode::PictureEncoder;
+use crate::eval::EvalTable;
+use crate::export::{Export, export};
+use crate::nn::weights::Weights;
+use crate::run::rfc3339;
+
+/// Write a run's encoder as an artefact that `latentd serve` loads.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or a checkpoint in it.
+    run: PathBuf,
+    /// Name of the artefact, without its version.
+    #[arg(long, default_value = "byol")]
+    name: String,
+    /// Its version; by default the next free one.
+    #[arg(long)]
+    version: Option<u32>,
+    /// Folder of artefacts.
+    #[arg(long, default_value = "models")]
+    models: PathBuf,
+    /// Pictures for parity check, golden check and report; 8 of them are copied into the artefact.
+    /// By default those trained on.
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// What the pictures trained on are, for a person.
+    #[arg(long, default_value = "own pictures, without labels")]
+    data: String,
+    /// Licence of the weights, as SPDX.
+    #[arg(long, default_value = "LicenseRef-proprietary")]
+    licence: String,
+    /// Source commit of the trainer, for the record.
+    #[arg(long)]
+    commit: Option<String>,
+}
+
+impl Args {
+    /// Exports, and says what was checked.
+    pub fn run(self) -> anyhow::Result<()> {
+        latentd_model::runtime::init(None)?;
+        let run = TrainedRun::open(&self.run)?;
+        let header = &run.checkpoint.header;
+        let root = self.pictures.clone().unwrap_or_else(|| run.info.pictures_root.clone());
+        let pictures = scan(&root)?;
+        let weights = PictureEncoder::weights_of(&header.encoder, &run.checkpoint.arrays.online)?;
+        let evaluation = report::evaluation(&run);
+        let html = report::build(&run, &root, &self.name)?;
+        let command = command_line();
+        let description = format!(
+            "{} of width {}, trained with BYOL on {} ({} pictures, no labels)",
+            header.config.arch.as_str(),
+            header.config.width,
+            self.data,
+            run.info.pictures
+        );
+        let input = Export {
+            models_dir: &self.models,
+            name: &self.name,
+            version: self.version,
+            licence: &self.licence,
+            description: &description,
+            encoder: &header.encoder,
+            weights: &weights,
+            training: Some(self.training(&run, &weights)?),
+            evaluation: evaluation.as_ref().map(figures).unwrap_or_default(),
+            report_html: &html,
+            command: &command,
+            pictures_root: &root,
+            pictures: &pictures.pictures,
+        };
+        let mut encoder = run.encoder()?;
+        let exported = export(&input, |pictures| Ok(encoder.embed(pictures)?))?;
+        println!("{}", exported.dir.display());
+        let (parity, golden) = (exported.parity, exported.golden);
+        println!("contract {}, {} KiB", exported.contract, exported.onnx_bytes >> 10);
+        println!(
+            "trained network against ONNX Runtime on {} pictures: cosine at least {:.6}, mean {:.6}",
+            parity.pictures, parity.min_cosine, parity.mean_cosine
+        );
+        println!("golden check: {} pictures, cosine at least {:.6}", golden.cosines.len(), golden.worst);
+        println!("serve it with `latentd serve --model {}`", exported.dir.display());
+        Ok(())
+    }
+
+    fn training(&self, run: &TrainedRun, weights: &Weights) -> anyhow::Result<Training> {
+        let (header, info) = (&run.checkpoint.header, &run.info);
+        let config = &header.config;
+        let pictures = info.pictures as u64;
+        let per_epoch = (info.pictures / config.batch).max(1) as u64;
+        Ok(Training {
+            method: "byol".into(),
+            arch: config.arch.as_str().into(),
+            width: config.width,
+            image_size: config.image_size,
+            norm: "batch_norm".into(),
+            parameters: weights.parameters() as u64,
+            data: DataFingerprint {
+                description: self.data.clone(),
+                pictures,
+                sha256: info.fingerprint.clone(),
+            },
+            epochs: header.step / per_epoch,
+            steps: header.step,
+            batch_size: config.batch,
+            seed: config.seed,
+            commit: self.commit.clone(),
+            command: info.command.clone(),
+            config: serde_json::to_value(config)?,
+            started: rfc3339(info.started),
+            seconds: header.seconds,
+        })
+    }
+}
+
+/// An evaluation as a manifest holds it.
+fn figures(table: &EvalTable) -> Vec<EvaluationFigure> {
+    let row = |subject: &str, metric: &str, value: f64| EvaluationFigure {
+        dataset: table.dataset.clone(),
+        metric: metric.into(),
+        subject: subject.into(),
+        value,
+        command: table.command.clone(),
+    };
+    let accuracy = table.rows.iter().map(|r| row(&r.subject, r.metric.name(), r.value));
+    let spread = table.representations.iter().flat_map(|r| {
+        [("representation_std", r.std), ("effective_rank", r.effective_rank)]
+            .map(|(metric, value)| row(&r.subject, metric, value))
+    });
+    accuracy.chain(spread).collect()
+}

@@ -1,0 +1,133 @@
+//! `latentd-trainer report RUN`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use latentd_model::Pixels;
+
+use super::subject::TrainedRun;
+use crate::data::{BuildOptions, PictureCache, scan};
+use crate::eval::{EvalTable, Features};
+use crate::export::eval_preprocess;
+use crate::nn::layout::{Layout, Role};
+use crate::report::{ReportInput, contact_rows, render, view_examples};
+use crate::run::rfc3339;
+
+/// Pictures among which neighbours are looked for.
+const SHEET_PICTURES: usize = 2000;
+const SHEET_ROWS: usize = 8;
+const SHEET_NEIGHBOURS: usize = 8;
+const VIEW_EXAMPLES: usize = 8;
+
+/// Write a run's report: curves, verdict, figures, neighbours, in one HTML file.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder.
+    run: PathBuf,
+    /// Pictures to show neighbours and views of; by default those trained on.
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// The file to write; by default REPORT.html in the run's folder.
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+}
+
+impl Args {
+    /// Writes the report.
+    pub fn run(self) -> anyhow::Result<()> {
+        let run = TrainedRun::open(&self.run)?;
+        let pictures = self.pictures.as_deref().unwrap_or(&run.info.pictures_root);
+        let html = build(&run, pictures, &self.run.display().to_string())?;
+        let out = self.out.unwrap_or_else(|| self.run.join("REPORT.html"));
+        std::fs::write(&out, html).with_context(|| out.display().to_string())?;
+        println!("{}", out.display());
+        Ok(())
+    }
+}
+
+/// The report of a run, with neighbours and views of some pictures of a folder.
+pub fn build(run: &TrainedRun, pictures: &Path, title: &str) -> anyhow::Result<String> {
+    let header = &run.checkpoint.header;
+    let mut sample = scan(pictures)?;
+    let step = sample.pictures.len().div_ceil(SHEET_PICTURES).max(1);
+    sample.pictures = sample.pictures.into_iter().step_by(step).collect();
+    let edge = header.config.shortest_edge();
+    let (cache, _) = PictureCache::build(&sample, edge, &BuildOptions::default(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })?;
+    let features = embed(run, &cache)?;
+    let class = |i: usize| {
+        let parent = cache.path(i)?.parent()?.file_name()?;
+        Some(parent.to_string_lossy().into_owned())
+    };
+    let sheet = contact_rows(
+        &features,
+        SHEET_ROWS,
+        SHEET_NEIGHBOURS,
+        header.config.seed,
+        |i| Some(cache.get(i)),
+        class,
+    )?;
+    let encoder = &header.encoder;
+    let views = view_examples(
+        &cache,
+        &header.config.views,
+        encoder.image_size,
+        encoder.mean,
+        encoder.std,
+        header.config.seed,
+        VIEW_EXAMPLES,
+    );
+    let eval = evaluation(run);
+    Ok(render(&ReportInput {
+        title: title.into(),
+        facts: facts(run),
+        config_toml: toml::to_string(&header.config)?,
+        command: run.info.command.clone(),
+        metrics: &run.dir.metrics()?,
+        eval: eval.as_ref(),
+        contact_sheet: &sheet,
+        views: &views,
+    }))
+}
+
+/// The run's evaluation, if there was one.
+pub fn evaluation(run: &TrainedRun) -> Option<EvalTable> {
+    run.dir.read_json("eval.json").ok()
+}
+
+fn embed(run: &TrainedRun, cache: &PictureCache) -> anyhow::Result<Features> {
+    let preprocess = eval_preprocess(run.checkpoint.header.encoder.image_size);
+    let mut encoder = run.encoder()?;
+    let mut embeddings = Vec::with_capacity(cache.len());
+    for i in 0..cache.len() {
+        let picture = cache.get(i);
+        let pixels = Pixels::new(picture.height as u32, picture.width as u32, picture.rgb.to_vec())?;
+        embeddings.extend(encoder.embed(&[preprocess.apply(&pixels)?])?);
+    }
+    Ok(Features::from_embeddings(&embeddings)?)
+}
+
+fn facts(run: &TrainedRun) -> Vec<(String, String)> {
+    let (header, info) = (&run.checkpoint.header, &run.info);
+    let config = &header.config;
+    let encoder = Layout::of(&run.checkpoint.arrays.online, |role| role != Role::Statistic);
+    let parameters: usize =
+        encoder.segments().iter().filter(|s| s.name.starts_with("st")).map(|s| s.range.len()).sum();
+    let fact = |name: &str, value: String| (name.to_string(), value);
+    vec![
+        fact(
+            "encoder",
+            format!("{} width {}, {} dimensions", config.arch.as_str(), config.width, header.encoder.dim()),
+        ),
+        fact("parameters", parameters.to_string()),
+        fact("picture size", format!("{0} × {0} px", config.image_size)),
+        fact("pictures", format!("{} ({} files skipped)", info.pictures, info.skipped)),
+        fact("data fingerprint", info.fingerprint.clone()),
+        fact("steps", format!("{} of {}", header.step, header.total_steps)),
+        fact("seed", config.seed.to_string()),
+        fact("started", rfc3339(info.started)),
+        fact("training time", format!("{:.0} min", header.seconds / 60.0)),
+        fact("trainer", format!("latentd-trainer {}", info.trainer)),
+    ]
+}
