@@ -95,7 +95,7 @@ mod tests {
             metadata: Metadata::from_json(metadata).unwrap(),
             vector: None,
         };
-        let found = [neighbour("shirts/1.jpg", 0.98765, r#"{"colour":"red"}"#), neighbour("é", -0.5, "{}")];
+        let found = [neighbour("shirts/1.jpg", 0.98768, r#"{"colour":"red"}"#), neighbour("é", -0.5, "{}")];
         let expected = "   1   0.9877  shirts/1.jpg  {\"colour\":\"red\"}\n   2  -0.5000  é\n";
         assert_eq!(as_table(&found), expected);
         let json: Value = serde_json::from_str(&as_json(&found).unwrap()).unwrap();
