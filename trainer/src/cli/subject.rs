@@ -1,6 +1,6 @@
 //! What `eval`, `export` and `report` work on: a run, a checkpoint or an artefact.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use latentd_model::{Artefact, Encoder, Preprocess, SessionOptions};
@@ -111,13 +111,5 @@ impl Evaluated {
         };
         let mut encoder = PictureEncoder::new(&config, &Weights::random(&config, seed))?;
         Ok(Some(Subject::baseline(RANDOM, move |pictures: &[_]| Ok(encoder.embed(pictures)?))))
-    }
-
-    /// Where the evaluation is kept: in the run's folder.
-    pub fn eval_file(&self) -> Option<PathBuf> {
-        match self {
-            Self::Run(run) => Some(run.dir.path().join("eval.json")),
-            Self::Artefact(_) => None,
-        }
     }
 }

@@ -1,0 +1,89 @@
+//! From a folder of pictures to an artefact that ONNX Runtime serves.
+
+use latentd_model::{Artefact, Encoder, SessionOptions, decode};
+use serde_json::Value;
+
+use crate::support::{SMALL, fail, succeed, trainer, write_pictures};
+
+#[test]
+fn train_eval_export_and_the_artefact_embeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let labelled = dir.path().join("labelled");
+    write_pictures(&labelled.join("train"), 60, 1);
+    write_pictures(&labelled.join("test"), 30, 9);
+    std::fs::write(labelled.join("train/across/broken.jpg"), b"\xff\xd8\xff\xe0 not much of a picture")
+        .unwrap();
+    let (run, models) = (dir.path().join("run"), dir.path().join("models"));
+    let mut command = trainer();
+    command.arg("train").arg(labelled.join("train")).arg("--out").arg(&run).args(SMALL);
+    let output = succeed(command.args(["--epochs", "8"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("1 files skipped"), "{said}");
+    let info: Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    assert_eq!((info["pictures"].as_u64(), info["skipped"].as_u64()), (Some(120), Some(1)));
+
+    let output = succeed(trainer().arg("eval").arg(&run).arg("--labelled").arg(&labelled).arg("--json"));
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let subjects: Vec<_> =
+        table["rows"].as_array().unwrap().iter().map(|r| r["subject"].as_str().unwrap()).collect();
+    for subject in ["this encoder", "random initialisation", "raw pixels"] {
+        assert!(subjects.contains(&subject), "{subjects:?}");
+    }
+
+    let mut command = trainer();
+    command
+        .arg("export")
+        .arg(&run)
+        .args(["--name", "stripes", "--licence", "CC0-1.0", "--models"])
+        .arg(&models);
+    let said = String::from_utf8(succeed(&mut command).stdout).unwrap();
+    assert!(said.contains("golden check: 8 pictures"), "{said}");
+    let artefact = Artefact::open(&models.join("stripes-v1")).unwrap();
+    let manifest = artefact.manifest();
+    assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1" && f.subject == "this encoder"));
+    assert_eq!(manifest.training.as_ref().unwrap().steps, 56);
+    let report = std::fs::read_to_string(models.join("stripes-v1/REPORT.html")).unwrap();
+    assert!(report.contains("random initialisation") && report.contains("<svg"));
+
+    // The artefact through ONNX Runtime gives what evaluation saw through the trainer.
+    latentd_model::runtime::init(None).unwrap();
+    let mut encoder = Encoder::open(&artefact, &SessionOptions::default()).unwrap();
+    let picture = std::fs::read(labelled.join("test/along/3.png")).unwrap();
+    let pixels = manifest.preprocess.apply(&decode(&picture, &Default::default()).unwrap()).unwrap();
+    let embedding = encoder.embed(&[pixels]).unwrap().remove(0);
+    assert_eq!(embedding.dim(), 64);
+    let output = succeed(
+        trainer()
+            .arg("eval")
+            .arg(models.join("stripes-v1"))
+            .arg("--labelled")
+            .arg(&labelled)
+            .args(["--json", "--no-probe"]),
+    );
+    let through_onnx: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let knn = |table: &Value| {
+        let rows = table["rows"].as_array().unwrap();
+        let row = rows.iter().find(|r| r["subject"] == "this encoder" && r["metric"] == "knn_top1");
+        row.unwrap()["value"].as_f64().unwrap()
+    };
+    assert!((knn(&table) - knn(&through_onnx)).abs() < 0.02, "{} {}", knn(&table), knn(&through_onnx));
+
+    let said = fail(
+        trainer()
+            .arg("export")
+            .arg(&run)
+            .args(["--name", "stripes", "--version", "1", "--models"])
+            .arg(&models),
+    );
+    assert!(said.contains("stripes-v1"), "an artefact is never overwritten: {said}");
+}
+
+#[test]
+fn bench_prints_its_figures_as_json() {
+    let mut command = trainer();
+    command.args(["bench", "--width", "0.125", "--image-size", "16", "--batch", "8", "--steps", "2"]);
+    let output = succeed(command.args(["--hidden", "32", "--projection", "16", "--json"]));
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(figures["images_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(figures["threads"].as_u64(), Some(2));
+}

@@ -1,0 +1,7 @@
+//! The real `latentd-trainer` on real files: train, kill, resume, evaluate, export, and bad input.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod end_to_end;
+mod resume;
+mod support;
