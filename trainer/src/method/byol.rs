@@ -36,8 +36,8 @@ pub fn random_weights(encoder: &EncoderConfig, heads: HeadConfig, seed: u64) -> 
     let HeadConfig { hidden, projection: output } = heads;
     let projector = MlpShape { input: encoder.dim(), hidden, output };
     let predictor = MlpShape { input: output, hidden, output };
-    weights.0.extend(projector.random("projector", seed ^ 0x70_72_6f_6a).0);
-    weights.0.extend(predictor.random("predictor", seed ^ 0x70_72_65_64).0);
+    weights.0.extend(projector.random("projector", seed ^ 0x7072_6f6a).0);
+    weights.0.extend(predictor.random("predictor", seed ^ 0x7072_6564).0);
     weights
 }
 

@@ -376,7 +376,7 @@ impl Kernel for Spread<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_range_loop)]
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 /// # Safety
 /// Methods may only run on a processor that has the implementation's instruction set, which
 /// [`dispatch`] ensures; pointers must be valid for the lanes read or written.
+#[allow(clippy::missing_safety_doc)] // One contract for all methods: the trait's.
 pub trait Simd: Copy {
     /// f32 values in a vector.
     const LANES: usize;

@@ -4,6 +4,9 @@
 //! the left operand is broadcast against `N` vectors of the right one. Activations are read where
 //! they lie (channels last, with a zero border), so nothing is unfolded or packed but the weights.
 
+// The loops count registers of a tile; iterators over them would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use super::simd::Simd;
 
 /// What the product tiles of one block of output channels share.
