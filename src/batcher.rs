@@ -1,13 +1,13 @@
-//! The batcher: a queue of pictures and one worker thread per session, without any fixed wait.
+//! The batcher: a queue of pictures in front of the sessions, without any fixed wait and without threads of its own.
 //!
-//! A worker takes what queued while it was busy, up to the largest batch, and leaves other idle
-//! workers their share. A batch that fails is run again picture by picture, so that only the
+//! Whoever hands in a picture while a session is idle runs it there and then, and goes on with
+//! what queued meanwhile, up to the largest batch at a time; where no session is idle, the
+//! picture waits for one. A batch that fails is run again picture by picture, so that only the
 //! pictures at fault fail.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use latentd_model::{Embedding, Pixels};
@@ -36,153 +36,130 @@ struct Queued {
     since: Instant,
 }
 
-#[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
-    idle: usize,
+    idle: Vec<Box<dyn Backend>>,
     closed: bool,
 }
 
-struct Shared {
+/// Hands pictures to the sessions.
+pub struct Batcher {
     state: Mutex<State>,
-    wake: Condvar,
+    came_back: Condvar,
+    sessions: usize,
     max_batch: usize,
     admission: Admission,
     metrics: Arc<Metrics>,
 }
 
-/// Hands pictures to the sessions.
-pub struct Batcher {
-    shared: Arc<Shared>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
-}
-
 impl Batcher {
-    /// Starts one worker thread per session.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn start(
+    /// A batcher in front of `sessions`.
+    #[must_use]
+    pub fn new(
         sessions: Vec<Box<dyn Backend>>,
         max_batch: usize,
         admission: Admission,
         metrics: Arc<Metrics>,
-    ) -> std::io::Result<Self> {
-        let state = Mutex::new(State::default());
-        let shared = Arc::new(Shared { state, wake: Condvar::new(), max_batch, admission, metrics });
-        let mut workers = Vec::with_capacity(sessions.len());
-        for (number, backend) in sessions.into_iter().enumerate() {
-            let shared = shared.clone();
-            let name = format!("session-{number}");
-            workers.push(std::thread::Builder::new().name(name).spawn(move || work(&shared, backend))?);
-        }
-        Ok(Self { shared, workers: Mutex::new(workers) })
+    ) -> Self {
+        let count = sessions.len();
+        let state = Mutex::new(State { queue: VecDeque::new(), idle: sessions, closed: false });
+        Self { state, came_back: Condvar::new(), sessions: count, max_batch, admission, metrics }
     }
 
-    /// Queues a picture. Its bound is the admission that gave the job its permit.
+    /// Hands in a picture, and blocks to run it where a session is idle. What waits is bounded by the
+    /// admission that gave the job its permit.
     pub fn submit(&self, job: Job) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.state.lock();
         if state.closed {
             drop(state);
             let _ = job.reply.send(Err(EmbedError::ShuttingDown));
             return;
         }
         state.queue.push_back(Queued { job, since: Instant::now() });
-        self.shared.metrics.queue_depth.set(state.queue.len() as f64);
-        let wake = state.idle > 0;
+        let idle = state.idle.pop();
+        self.metrics.queue_depth.set(state.queue.len() as f64);
         drop(state);
-        if wake {
-            self.shared.wake.notify_one();
+        if let Some(backend) = idle {
+            self.run_what_queued(backend);
         }
     }
 
     /// Pictures waiting for a session.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.shared.state.lock().queue.len()
+        self.state.lock().queue.len()
     }
 
-    /// Takes no more pictures, lets the workers finish what is queued, and waits for them.
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Takes no more pictures and waits until those taken are done.
     pub fn close(&self) {
-        self.shared.state.lock().closed = true;
-        self.shared.wake.notify_all();
-        for worker in std::mem::take(&mut *self.workers.lock()) {
-            if worker.join().is_err() {
-                tracing::error!("a session's thread had panicked");
+        let mut state = self.state.lock();
+        state.closed = true;
+        while state.idle.len() < self.sessions {
+            self.came_back.wait(&mut state);
+        }
+    }
+
+    fn run_what_queued(&self, mut backend: Box<dyn Backend>) {
+        loop {
+            let mut state = self.state.lock();
+            let batch = self.take_share(&mut state);
+            self.metrics.queue_depth.set(state.queue.len() as f64);
+            if batch.is_empty() {
+                state.idle.push(backend);
+                self.came_back.notify_all();
+                return;
+            }
+            drop(state);
+            self.run(backend.as_mut(), batch);
+        }
+    }
+
+    /// The oldest pictures whose clients still wait: this session's share of the queue, at most one batch.
+    fn take_share(&self, state: &mut State) -> Vec<Queued> {
+        let share = state.queue.len().div_ceil(state.idle.len() + 1).min(self.max_batch);
+        let mut batch = Vec::with_capacity(share);
+        while batch.len() < share {
+            match state.queue.pop_front() {
+                Some(queued) if queued.job.reply.is_closed() => self.metrics.abandoned.increment(1),
+                Some(queued) => batch.push(queued),
+                None => break,
             }
         }
+        batch
     }
-}
 
-impl Drop for Batcher {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-fn work(shared: &Shared, mut backend: Box<dyn Backend>) {
-    while let Some(batch) = next_batch(shared) {
-        run(shared, backend.as_mut(), batch);
-    }
-}
-
-/// Waits for pictures; `None` when the batcher is closed and nothing is left.
-fn next_batch(shared: &Shared) -> Option<Vec<Queued>> {
-    let mut state = shared.state.lock();
-    loop {
-        let batch = take_share(&mut state, shared);
-        if !batch.is_empty() {
-            shared.metrics.queue_depth.set(state.queue.len() as f64);
-            return Some(batch);
+    fn run(&self, backend: &mut dyn Backend, batch: Vec<Queued>) {
+        let started = Instant::now();
+        let size = batch.len();
+        let (mut pixels, mut waiting) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        for Queued { job, since } in batch {
+            let timing = Timing { decode: job.decode, queue: started - since, ..Timing::default() };
+            self.metrics.queue_seconds.record(timing.queue.as_secs_f64());
+            pixels.push(job.pixels);
+            waiting.push((job.reply, job.permit, timing));
         }
-        if state.closed {
-            return None;
+        let outcomes = embed_each(backend, &pixels);
+        let inference = started.elapsed();
+        self.metrics.inference_seconds.record(inference.as_secs_f64());
+        self.metrics.batch_size.record(size as f64);
+        self.admission.finished(size);
+        for ((reply, permit, timing), outcome) in waiting.into_iter().zip(outcomes) {
+            let answer = match outcome {
+                Ok(embedding) => {
+                    self.metrics.images.increment(1);
+                    Ok(Embedded { embedding, timing: Timing { inference, batch: size, ..timing } })
+                }
+                Err(error) => Err(EmbedError::Inference(error.0)),
+            };
+            drop(permit);
+            let _ = reply.send(answer);
         }
-        state.idle += 1;
-        shared.wake.wait(&mut state);
-        state.idle -= 1;
-    }
-}
-
-/// The oldest pictures whose clients still wait: this worker's share of the queue, at most one batch.
-fn take_share(state: &mut State, shared: &Shared) -> Vec<Queued> {
-    let share = state.queue.len().div_ceil(state.idle + 1).min(shared.max_batch);
-    let mut batch = Vec::with_capacity(share);
-    while batch.len() < share {
-        match state.queue.pop_front() {
-            Some(queued) if queued.job.reply.is_closed() => shared.metrics.abandoned.increment(1),
-            Some(queued) => batch.push(queued),
-            None => break,
-        }
-    }
-    batch
-}
-
-fn run(shared: &Shared, backend: &mut dyn Backend, batch: Vec<Queued>) {
-    let started = Instant::now();
-    let size = batch.len();
-    let (mut pixels, mut waiting) = (Vec::with_capacity(size), Vec::with_capacity(size));
-    for Queued { job, since } in batch {
-        let timing = Timing { decode: job.decode, queue: started - since, ..Timing::default() };
-        shared.metrics.queue_seconds.record(timing.queue.as_secs_f64());
-        pixels.push(job.pixels);
-        waiting.push((job.reply, job.permit, timing));
-    }
-    let outcomes = embed_each(backend, &pixels);
-    let inference = started.elapsed();
-    shared.metrics.inference_seconds.record(inference.as_secs_f64());
-    shared.metrics.batch_size.record(size as f64);
-    shared.admission.finished(size);
-    for ((reply, permit, timing), outcome) in waiting.into_iter().zip(outcomes) {
-        let answer = match outcome {
-            Ok(embedding) => {
-                shared.metrics.images.increment(1);
-                Ok(Embedded { embedding, timing: Timing { inference, batch: size, ..timing } })
-            }
-            Err(error) => Err(EmbedError::Inference(error.0)),
-        };
-        drop(permit);
-        let _ = reply.send(answer);
     }
 }
 

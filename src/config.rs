@@ -97,7 +97,7 @@ settings! {
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     device: DeviceChoice = DeviceChoice::Auto, "LATENTD_DEVICE";
-    /// ONNX Runtime sessions, each on a thread of its own; 0 = one per core, one per GPU [default: 0]
+    /// ONNX Runtime sessions; 0 = one per core, one per GPU [default: 0]
     sessions: usize = 0, "LATENTD_SESSIONS";
     /// Threads inside one session [default: 1]
     intra_threads: usize = 1, "LATENTD_INTRA_THREADS";

@@ -1,4 +1,6 @@
-//! The embedder: a picture file in, an embedding out, by way of the decode pool and the batcher.
+//! The embedder: a picture file in, an embedding out, by way of a pool of threads and the batcher.
+//!
+//! A thread of the pool decodes a picture, brings it to size, and where a session is idle runs it too.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,13 +9,13 @@ use std::time::{Duration, Instant};
 use latentd_model::{
     Artefact, DecodeError, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess, PreprocessError,
 };
-use rayon::ThreadPool;
 use tokio::sync::oneshot;
 
 use crate::admission::{Admission, Overloaded, Permit};
 use crate::backend::{Backends, DeviceReport};
 use crate::batcher::{Batcher, Job};
 use crate::config::Config;
+use crate::pool::Pool;
 use crate::telemetry::Metrics;
 
 /// What the phases of one picture took.
@@ -117,16 +119,15 @@ pub struct Embedder(Arc<Inner>);
 struct Inner {
     artefact: Artefact,
     device: DeviceReport,
-    sessions: usize,
     limits: DecodeLimits,
-    pool: ThreadPool,
+    pool: Pool,
     batcher: Batcher,
     admission: Admission,
     metrics: Arc<Metrics>,
 }
 
 impl Embedder {
-    /// Starts the decode pool and the batcher of `artefact`.
+    /// Starts the pool and the batcher of `artefact`.
     ///
     /// # Errors
     /// When threads cannot be started.
@@ -138,15 +139,13 @@ impl Embedder {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let Backends { sessions, device } = backends;
-        let count = sessions.len();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(config.decode_threads())
-            .thread_name(|number| format!("decode-{number}"))
-            .build()
-            .map_err(std::io::Error::other)?;
-        let batcher = Batcher::start(sessions, config.max_batch, admission.clone(), metrics.clone())?;
+        // A thread that runs a GPU waits rather than works, so others must be there to decode meanwhile.
+        let waiting = if device.used == "cpu" { 0 } else { sessions.len() };
+        let threads = config.decode_threads().max(sessions.len()) + waiting;
+        let pool = Pool::start("picture", threads)?;
+        let batcher = Batcher::new(sessions, config.max_batch, admission.clone(), metrics.clone());
         let limits = config.decode_limits();
-        let inner = Inner { artefact, device, sessions: count, limits, pool, batcher, admission, metrics };
+        let inner = Inner { artefact, device, limits, pool, batcher, admission, metrics };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -165,13 +164,13 @@ impl Embedder {
     /// How many sessions it has.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.0.sessions
+        self.0.batcher.sessions()
     }
 
     /// Threads of the decode pool.
     #[must_use]
     pub fn decode_threads(&self) -> usize {
-        self.0.pool.current_num_threads()
+        self.0.pool.threads()
     }
 
     /// Pictures waiting for a session.
@@ -269,7 +268,7 @@ impl Embedder {
         if worst.is_finite() { Ok(worst) } else { Err(GoldenCheckError::Empty) }
     }
 
-    /// Finishes what was taken in and ends the threads. Blocks; call it off the async runtime.
+    /// Takes no more pictures and waits for those in hand. Blocks; call it off the async runtime.
     pub fn close(&self) {
         self.0.batcher.close();
     }

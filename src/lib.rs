@@ -14,6 +14,7 @@ pub mod http;
 pub mod indexer;
 pub mod locate;
 pub mod npy;
+pub mod pool;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

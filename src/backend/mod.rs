@@ -8,7 +8,7 @@ use std::str::FromStr;
 use latentd_model::{Device, Embedding, Pixels};
 use serde::{Deserialize, Serialize};
 
-/// One session of an encoder. Each runs on a thread of its own.
+/// One session of an encoder, used by one thread at a time.
 pub trait Backend: Send {
     /// Embeds pictures of exactly the encoder's size; one embedding each, in order.
     ///

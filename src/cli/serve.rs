@@ -32,7 +32,10 @@ pub fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(start(config))
+    let outcome = runtime.block_on(start(config));
+    // What did not end within its time limit does not hold up the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn start(config: Config) -> anyhow::Result<ExitCode> {

@@ -55,7 +55,15 @@ impl TargetArgs {
     pub async fn open(&self, config: &Config) -> anyhow::Result<Target> {
         let collection = CollectionName::new(&self.collection)?;
         let place = match &self.url {
-            Some(url) => Place::Remote(Client::new(url)?),
+            Some(url) => {
+                let client = Client::new(url)?;
+                let info = client.get("/info", &[]).await?;
+                let most = info["limits"]["max_images"].as_u64().and_then(|most| usize::try_from(most).ok());
+                let contract = info["model"]["contract"].as_str().and_then(|text| text.parse().ok());
+                let tells = "/info tells no limits and no contract: is this a latentd?";
+                let (max_images, contract) = most.zip(contract).context(tells)?;
+                Place::Remote { client, max_images, contract }
+            }
             None => {
                 // First the store: when a server holds it, that is known before the encoder is loaded.
                 let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?;
@@ -78,7 +86,7 @@ pub struct Target {
 
 enum Place {
     Local { embedder: Embedder, store: Box<EmbeddedStore> },
-    Remote(Client),
+    Remote { client: Client, max_images: usize, contract: Contract },
 }
 
 /// A picture file that is to become an item.
@@ -96,8 +104,11 @@ impl Target {
     /// Pictures that go into one call.
     #[must_use]
     pub fn batch(&self, config: &Config) -> usize {
-        // A server has a bound of its own, which is at least this by default.
-        (2 * config.max_batch).min(config.max_images).min(64)
+        let most = match &self.place {
+            Place::Local { .. } => 2 * config.max_batch,
+            Place::Remote { max_images, .. } => *max_images,
+        };
+        most.clamp(1, 64).min(config.queue_images)
     }
 
     /// Refuses a collection that holds vectors of another encoder than the one that would be used.
@@ -112,15 +123,13 @@ impl Target {
                     infos.into_iter().find(|info| info.name == self.collection).map(|info| info.contract);
                 (embedder.artefact().contract(), bound)
             }
-            Place::Remote(client) => {
+            Place::Remote { client, contract: encoder, .. } => {
                 let contract = |value: &Value| value.as_str().and_then(|text| text.parse::<Contract>().ok());
-                let info = client.get("/info", &[]).await?;
-                let encoder = contract(&info["model"]["contract"]).context("/info tells no contract")?;
                 let reply = client.get("/collections", &[]).await?;
                 let collections = reply["collections"].as_array();
                 let mut ours =
                     collections.into_iter().flatten().filter(|one| one["name"] == self.collection.as_str());
-                (encoder, ours.next().and_then(|one| contract(&one["contract"])))
+                (*encoder, ours.next().and_then(|one| contract(&one["contract"])))
             }
         };
         ensure!(
@@ -149,7 +158,7 @@ impl Target {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Place::Remote(client) => self.remote_page(client, after.as_ref()).await?,
+                Place::Remote { client, .. } => self.remote_page(client, after.as_ref()).await?,
             };
             after = page.last().map(|(id, _)| id.clone());
             let full = page.len() == PAGE;
@@ -200,7 +209,7 @@ impl Target {
                 };
                 Ok(written.into_iter().map(outcome).collect())
             }
-            Place::Remote(client) => {
+            Place::Remote { client, .. } => {
                 let file = |Picture { id, bytes }: Picture| (id.to_string(), bytes);
                 let files: Vec<_> = pictures.into_iter().map(file).collect();
                 let query = [("collection", self.collection.as_str())];
@@ -241,7 +250,7 @@ impl Target {
                 let query = Query { vector, contract, k, filter, exclude, min_score, with_vectors };
                 Ok(store.search(self.collection.clone(), query).await?)
             }
-            Place::Remote(client) => {
+            Place::Remote { client, .. } => {
                 let k = k.to_string();
                 let mut query = vec![("collection", self.collection.as_str()), ("k", k.as_str())];
                 query.extend(filter.map(|filter| ("filter", filter)));

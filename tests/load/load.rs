@@ -48,6 +48,8 @@ struct Args {
 struct Sample {
     per_second: f64,
     milliseconds: Vec<f64>,
+    /// Processor time of the process measured, which other work on the machine hardly changes.
+    cpu_seconds: f64,
 }
 
 fn main() {
@@ -63,7 +65,10 @@ fn main() {
         samples[0].push(in_process(&artefact, &picture, args.seconds, false));
         samples[1].push(in_process(&artefact, &picture, args.seconds, true));
         for (kind, connections) in args.connections.iter().enumerate() {
-            samples[kind + 2].push(over_http(&server.address, &picture, *connections, args.seconds));
+            let before = cpu_seconds(server.child.id());
+            let sample = over_http(&server.address, &picture, *connections, args.seconds);
+            let cpu_seconds = cpu_seconds(server.child.id()) - before;
+            samples[kind + 2].push(Sample { cpu_seconds, ..sample });
         }
     }
     let names = ["model", "decode+model"].map(str::to_owned).into_iter();
@@ -84,16 +89,17 @@ fn print(args: &Args, artefact: &Artefact, server: &Server, names: &[String], ro
     );
     println!("start to ready {:.0} ms, resident {:.0} MiB", server.ready_ms, resident_mib(server.child.id()));
     println!(
-        "{:<14} {:>9} {:>9} {:>9} {:>9} {:>14}",
-        "", "req/s", "p50 ms", "p99 ms", "/model", "/decode+model"
+        "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9} {:>14}",
+        "", "req/s", "p50 ms", "p99 ms", "CPU ms", "/model", "/decode+model"
     );
     let (model, ceiling) = (rows[0].per_second, rows[1].per_second);
     for (name, mut row) in names.iter().zip(rows) {
         row.milliseconds.sort_by(f64::total_cmp);
         let at = |share: f64| row.milliseconds[((row.milliseconds.len() - 1) as f64 * share) as usize];
         let (p50, p99) = (at(0.5), at(0.99));
+        let cpu = row.cpu_seconds * 1e3 / row.milliseconds.len() as f64;
         println!(
-            "{name:<14} {:>9.0} {p50:>9.2} {p99:>9.2} {:>9.2} {:>14.2}",
+            "{name:<14} {:>9.0} {p50:>9.2} {p99:>9.2} {cpu:>9.2} {:>9.2} {:>14.2}",
             row.per_second,
             row.per_second / model,
             row.per_second / ceiling
@@ -115,7 +121,7 @@ fn in_process(artefact: &Artefact, picture: &[u8], seconds: f64, decoding: bool)
     let encoders: Vec<_> =
         (0..cores()).map(|_| Encoder::open(artefact, &SessionOptions::default()).unwrap()).collect();
     std::thread::scope(|scope| {
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_seconds(std::process::id()));
         let work = |mut encoder: Encoder| {
             let (stop, prepare) = (&stop, &prepare);
             scope.spawn(move || {
@@ -136,7 +142,8 @@ fn in_process(artefact: &Artefact, picture: &[u8], seconds: f64, decoding: bool)
         std::thread::sleep(Duration::from_secs_f64(seconds));
         stop.store(true, Ordering::Relaxed);
         let milliseconds: Vec<f64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        Sample { per_second: milliseconds.len() as f64 / began.elapsed().as_secs_f64(), milliseconds }
+        let per_second = milliseconds.len() as f64 / began.elapsed().as_secs_f64();
+        Sample { per_second, milliseconds, cpu_seconds: cpu_seconds(std::process::id()) - cpu }
     })
 }
 
@@ -154,7 +161,8 @@ fn over_http(address: &str, picture: &[u8], connections: usize, seconds: f64) ->
         let until = began + Duration::from_secs_f64(seconds);
         let all = (0..connections).map(|_| connection(address, &request, until));
         let milliseconds: Vec<f64> = futures::future::join_all(all).await.into_iter().flatten().collect();
-        Sample { per_second: milliseconds.len() as f64 / began.elapsed().as_secs_f64(), milliseconds }
+        let per_second = milliseconds.len() as f64 / began.elapsed().as_secs_f64();
+        Sample { per_second, milliseconds, cpu_seconds: 0.0 }
     })
 }
 
@@ -224,6 +232,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Processor time of a process so far; the kernel counts in hundredths of a second.
+fn cpu_seconds(process: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn resident_mib(process: u32) -> f64 {

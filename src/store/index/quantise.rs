@@ -7,6 +7,8 @@ pub struct Scale {
     pub step: f32,
     /// L2 norm of what rounding took away, rounded up.
     pub error: f32,
+    /// L2 norm of what the codes stand for, rounded up.
+    pub norm: f32,
 }
 
 /// What arithmetic in f32 may add to a score, for vectors of norm 1: a generous bound.
@@ -19,28 +21,29 @@ pub fn quantise(values: &[f32], codes: &mut [i8]) -> Scale {
     let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     if largest < f32::MIN_POSITIVE * 256.0 {
         codes.fill(0);
-        return Scale { step: 0.0, error: largest * (values.len() as f32).sqrt() };
+        return Scale { step: 0.0, error: largest * (values.len() as f32).sqrt(), norm: 0.0 };
     }
     let (scale, step) = (127.0 / largest, largest / 127.0);
-    let mut squares = [0f32; 16];
+    let (mut lost, mut kept) = ([0f32; 16], [0f32; 16]);
     let chunks = values.chunks(16).zip(codes.chunks_mut(16));
     for (values, codes) in chunks {
-        for ((&value, code), square) in values.iter().zip(codes).zip(&mut squares) {
+        for (((&value, code), lost), kept) in values.iter().zip(codes).zip(&mut lost).zip(&mut kept) {
             let whole = ((value * scale + ROUND) - ROUND).clamp(-127.0, 127.0);
-            let lost = value - whole * step;
-            *square += lost * lost;
+            let stands_for = whole * step;
+            *lost += (value - stands_for) * (value - stands_for);
+            *kept += stands_for * stands_for;
             *code = whole as i8;
         }
     }
-    let error = squares.iter().sum::<f32>().sqrt() * 1.001 + 1e-7;
-    Scale { step, error }
+    let norm = |squares: [f32; 16]| squares.iter().sum::<f32>().sqrt() * 1.001 + 1e-7;
+    Scale { step, error: norm(lost), norm: norm(kept) }
 }
 
-/// The most by which the score of codes can differ from that of the vectors, both of norm 1.
+/// The most by which the product of a query and a row, computed from their codes, can differ from their own.
 ///
-/// ⟨q, x⟩ − ⟨q̂, x̂⟩ = ⟨q, x − x̂⟩ + ⟨q − q̂, x̂⟩, and Cauchy–Schwarz bounds both.
+/// ⟨q, x⟩ − ⟨q̂, x̂⟩ = ⟨q, x − x̂⟩ + ⟨q − q̂, x̂⟩, and Cauchy–Schwarz bounds both. The query has norm 1.
 pub fn score_error(query: Scale, row: Scale) -> f32 {
-    row.error + query.error * (1.0 + row.error) + SLACK
+    row.error + query.error * row.norm + SLACK
 }
 
 #[cfg(test)]
@@ -76,6 +79,6 @@ mod tests {
     #[test]
     fn zeros_have_codes_too() {
         let (codes, scale) = codes_of(&[0.0; 5]);
-        assert_eq!((codes, scale.step, scale.error), (vec![0; 5], 0.0, 0.0));
+        assert_eq!((codes, scale.step, scale.error, scale.norm), (vec![0; 5], 0.0, 0.0, 0.0));
     }
 }

@@ -12,6 +12,9 @@ use latentd_model::Embedding;
 /// Most rows of one segment.
 pub const SEGMENT_ROWS: usize = 1024;
 
+/// Numbers of rows at which the centre is found anew.
+const CENTRED_AT: [usize; 3] = [64, 256, SEGMENT_ROWS];
+
 /// Rows with their vectors. A row that was deleted stays, empty, until another item takes its place.
 pub struct Segment {
     precision: Precision,
@@ -20,6 +23,10 @@ pub struct Segment {
     sums: Vec<i32>,
     scales: Vec<Scale>,
     rows: Vec<Option<Row>>,
+    /// What is taken off each vector before it is coded. Encoders' vectors often lie in a narrow cone; around
+    /// its middle the codes are finer, so that the bound on a score is tighter and fewer vectors are read.
+    centre: Rows<f32>,
+    residual: Vec<f32>,
     code: Vec<i8>,
 }
 
@@ -66,6 +73,8 @@ impl Segment {
             sums: Vec::new(),
             scales: Vec::new(),
             rows: Vec::new(),
+            centre: Rows::of(&vec![0.0; dim]),
+            residual: vec![0.0; dim],
             code: vec![0; dim],
         }
     }
@@ -88,16 +97,38 @@ impl Segment {
         if self.precision == Precision::Float {
             return;
         }
-        let scale = quantise(vector, &mut self.code);
-        let sum = self.code.iter().map(|&code| i32::from(code)).sum();
         if new {
-            self.codes.push(&self.code);
-            self.sums.push(sum);
-            self.scales.push(scale);
-        } else {
-            self.codes.set(at, &self.code);
-            (self.sums[at], self.scales[at]) = (sum, scale);
+            self.codes.push(&[]);
+            self.sums.push(0);
+            self.scales.push(Scale { step: 0.0, error: 0.0, norm: 0.0 });
         }
+        self.encode(at);
+        if new && CENTRED_AT.contains(&self.rows.len()) {
+            self.find_centre();
+        }
+    }
+
+    fn encode(&mut self, at: usize) {
+        let pairs = self.vectors.row(at).iter().zip(self.centre.row(0));
+        self.residual
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(residual, (value, centre))| *residual = value - centre);
+        self.scales[at] = quantise(&self.residual, &mut self.code);
+        self.sums[at] = self.code.iter().map(|&code| i32::from(code)).sum();
+        self.codes.set(at, &self.code);
+    }
+
+    /// Moves the centre to the mean of the rows, and codes them again.
+    fn find_centre(&mut self) {
+        let mut mean = vec![0f32; self.residual.len()];
+        for at in 0..self.rows.len() {
+            mean.iter_mut().zip(self.vectors.row(at)).for_each(|(sum, value)| *sum += value);
+        }
+        let count = self.rows.len() as f32;
+        mean.iter_mut().for_each(|sum| *sum /= count);
+        self.centre.set(0, &mean);
+        (0..self.rows.len()).for_each(|at| self.encode(at));
     }
 
     /// Empties a row.
@@ -126,9 +157,11 @@ impl Segment {
         }
         dots.resize(self.rows.len(), 0);
         query.level.dots_i8(&query.codes, self.codes.all(), &self.sums, dots);
+        let middle = query.level.dot_f32(query.vector.row(0), self.centre.row(0));
         for (at, (&dot, &scale)) in dots.iter().zip(&self.scales).enumerate() {
             // The exact score is at most this, so what cannot reach the bar is left out and nothing is lost.
-            let most = dot as f32 * (query.scale.step * scale.step) + score_error(query.scale, scale);
+            let rough = middle + dot as f32 * (query.scale.step * scale.step);
+            let most = rough + score_error(query.scale, scale);
             if most >= top.bar() {
                 self.offer(at, query, top);
             }
