@@ -106,19 +106,16 @@ impl Metrics {
     }
 
     /// The gauge of this name, for parts that keep their own.
-    #[must_use]
     pub fn gauge(&self, name: &'static str) -> Gauge {
         self.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
     }
 
     /// The counter of this name and labels, for parts that keep their own.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
     /// The histogram of this name and labels, for parts that keep their own. Ends in `_seconds` for latencies.
-    #[must_use]
     pub fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
         self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
     }

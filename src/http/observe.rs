@@ -88,7 +88,7 @@ async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -
             Some(problem) => problem,
             None => Problem::of_status(status, error_text(response, method, path).await),
         };
-        problem.request_id = Some(id.to_owned());
+        problem.request_id = Some(id.into());
         response = problem.into_response();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
             headers.remove(name);

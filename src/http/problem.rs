@@ -12,31 +12,33 @@ use utoipa::ToSchema;
 use crate::admission::Overloaded;
 use crate::embedder::EmbedError;
 
-/// An error reply (RFC 9457).
+/// An error reply (RFC 9457). Boxed inside, since it is the error of nearly every function here.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `urn:latentd:problem:` and the code.
     #[serde(rename = "type")]
-    #[schema(example = "urn:latentd:problem:corrupt_image")]
-    pub kind: String,
+    #[schema(value_type = String, example = "urn:latentd:problem:corrupt_image")]
+    pub kind: Box<str>,
     /// The status in words.
-    #[schema(example = "Unprocessable Entity")]
-    pub title: String,
+    #[schema(value_type = String, example = "Unprocessable Entity")]
+    pub title: Box<str>,
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
     /// What went wrong and what to do.
-    pub detail: String,
+    #[schema(value_type = String)]
+    pub detail: Box<str>,
     /// For programs; never changes its meaning.
     #[schema(value_type = String, example = "corrupt_image")]
     pub code: Cow<'static, str>,
     /// The request's id, also in the header `x-request-id` and in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub request_id: Option<Box<str>>,
     /// Further members of this kind of problem.
     #[serde(flatten)]
     #[schema(ignore)]
-    pub extra: Map<String, Value>,
+    pub extra: Box<Map<String, Value>>,
     #[serde(skip)]
     #[schema(ignore)]
     retry_after: Option<Duration>,
@@ -46,10 +48,10 @@ impl Problem {
     /// A problem of `status`, told apart by `code`.
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         let code = code.into();
-        let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        let kind = format!("urn:latentd:problem:{code}");
-        let (status, detail) = (status.as_u16(), detail.into());
-        Self { kind, title, status, detail, code, request_id: None, extra: Map::new(), retry_after: None }
+        let title = status.canonical_reason().unwrap_or("Error").into();
+        let kind = format!("urn:latentd:problem:{code}").into();
+        let (status, detail) = (status.as_u16(), detail.into().into());
+        Self { kind, title, status, detail, code, request_id: None, extra: Box::default(), retry_after: None }
     }
 
     /// 400.
