@@ -62,7 +62,7 @@ fn log(
     id: &str,
     took: std::time::Duration,
 ) {
-    let (status, ms) = (response.status().as_u16(), took.as_secs_f64() * 1e3);
+    let (status, ms) = (response.status().as_u16(), took.as_micros() as f64 / 1e3);
     let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
     if let (Some(code), StatusCode::SERVICE_UNAVAILABLE) = (code, response.status()) {
         app.metrics

@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use crate::admission::Overloaded;
 use crate::embedder::EmbedError;
 
-/// An error reply (RFC 9457). Boxed inside, since it is the error of nearly every function here.
+// The strings are boxed, since this is the error of nearly every function here.
+/// An error reply (RFC 9457).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `urn:latentd:problem:` and the code.

@@ -46,3 +46,19 @@ async fn the_curl_script_embeds_in_three_forms() {
     assert_eq!(replies[2]["encoding"], "base64");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_search_script_finds_the_right_neighbour() {
+    let server = Server::start().await;
+    let printed = run(&server, "sh", "examples/search.sh").await.unwrap();
+    let reply: serde_json::Value = serde_json::from_str(printed.trim()).unwrap();
+    let found = reply["neighbours"].as_array().unwrap();
+    assert_eq!(found.len(), 3);
+    assert_eq!(found[0]["id"], "outwear-2");
+    assert!(found[0]["score"].as_f64().unwrap() > 0.9999);
+    // An encoder that was not trained promises nothing about the others.
+    if server.app.embedder().artefact().manifest().training.is_some() {
+        assert_eq!(found[1]["id"], "outwear-1", "{reply}");
+    }
+    server.stop().await;
+}

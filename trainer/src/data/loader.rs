@@ -279,7 +279,10 @@ mod tests {
         }
     }
 
-    fn all(config: LoaderConfig) -> Vec<(u64, u64, Vec<u32>, Vec<f32>, Vec<f32>)> {
+    /// Step, epoch, indices and both views.
+    type Seen = (u64, u64, Vec<u32>, Vec<f32>, Vec<f32>);
+
+    fn all(config: LoaderConfig) -> Vec<Seen> {
         let mut loader = Loader::new(cache(11), Views::byol(), config).unwrap();
         let mut batches = Vec::new();
         while let Some(b) = loader.next_batch().unwrap() {

@@ -32,34 +32,55 @@ pub enum Vote {
     },
 }
 
-/// How a scalar product becomes a similarity: `(dot + test_shift + train_shift) * test_scale * train_scale`.
+/// How a scalar product of two rows becomes a similarity: `(dot * unit * unit + shift + shift) * scale * scale`, with
+/// one row's terms and the other's.
+#[derive(Clone, Copy)]
+struct Terms {
+    unit: f32,
+    shift: f32,
+    scale: f32,
+}
+
+/// The terms of every row.
 pub(super) struct Similarity {
-    train: Vec<(f32, f32)>,
-    test: Vec<(f32, f32)>,
+    train: Vec<Terms>,
+    test: Vec<Terms>,
 }
 
 impl Similarity {
     /// The cosine.
     pub(super) fn cosine(train: &Features, test: &Features) -> Self {
-        let terms = |f: &Features| f.par_iter().map(|row| (0.0, inverse_norm(squares(row)))).collect();
+        let term = |row: &[f32]| Terms { unit: inverse_norm(squares(row)) as f32, shift: 0.0, scale: 1.0 };
+        let terms = |f: &Features| f.par_iter().map(term).collect();
         Self { train: terms(train), test: terms(test) }
     }
 
-    /// The cosine after the train mean is subtracted, from the same scalar products:
-    /// `(a - m)(b - m) = ab + (m·m / 2 - a·m) + (m·m / 2 - b·m)`.
+    /// The cosine of normalised rows from which the mean of the normalised train rows is subtracted, from the same
+    /// scalar products: `(a - m)(b - m) = ab + (m·m / 2 - a·m) + (m·m / 2 - b·m)`.
     pub(super) fn centred_cosine(train: &Features, test: &Features) -> Self {
-        let mean = train.mean();
+        let mean = mean_direction(train);
         let half = mean.iter().map(|m| m * m).sum::<f64>() / 2.0;
-        let terms = |f: &Features| {
-            let term = |row: &[f32]| {
-                let dot: f64 = row.iter().zip(&mean).map(|(&v, m)| f64::from(v) * m).sum();
-                let shift = half - dot;
-                ((shift) as f32, inverse_norm(squares(row) + 2.0 * shift))
-            };
-            f.par_iter().map(term).collect()
+        let term = |row: &[f32]| {
+            let square = squares(row);
+            let unit = inverse_norm(square);
+            let along: f64 = row.iter().zip(&mean).map(|(&v, m)| f64::from(v) * m).sum();
+            let shift = half - along * unit;
+            let scale = inverse_norm(square * unit * unit + 2.0 * shift);
+            Terms { unit: unit as f32, shift: shift as f32, scale: scale as f32 }
         };
+        let terms = |f: &Features| f.par_iter().map(term).collect();
         Self { train: terms(train), test: terms(test) }
     }
+}
+
+/// Mean of the normalised rows.
+fn mean_direction(features: &Features) -> Vec<f64> {
+    let mut mean = vec![0.0f64; features.dim()];
+    for row in features.iter() {
+        let weight = inverse_norm(squares(row)) / features.rows() as f64;
+        mean.iter_mut().zip(row).for_each(|(m, &v)| *m += weight * f64::from(v));
+    }
+    mean
 }
 
 fn squares(row: &[f32]) -> f64 {
@@ -67,8 +88,8 @@ fn squares(row: &[f32]) -> f64 {
 }
 
 /// 0 for the zero vector, which is then similar to nothing.
-fn inverse_norm(square: f64) -> f32 {
-    if square > 1e-20 { (1.0 / square.sqrt()) as f32 } else { 0.0 }
+fn inverse_norm(square: f64) -> f64 {
+    if square > 1e-20 { 1.0 / square.sqrt() } else { 0.0 }
 }
 
 /// The `k` most similar rows of `train` for every row of `test`, nearest first, by cosine; fewer when `train` is
@@ -111,7 +132,7 @@ pub(super) fn neighbours_by(
             let nearest = dots
                 .par_chunks_exact(train.rows())
                 .zip(test_terms)
-                .map(|(dots, &test)| top(dots, test, &similarity.train, k));
+                .map(|(dots, test)| top(dots, test, &similarity.train, k));
             out.par_extend(nearest);
         }
     }
@@ -119,11 +140,11 @@ pub(super) fn neighbours_by(
 }
 
 /// The best `k` of one row.
-fn top(dots: &[f32], (shift, scale): (f32, f32), train: &[(f32, f32)], k: usize) -> Vec<Neighbour> {
+fn top(dots: &[f32], query: &Terms, train: &[Terms], k: usize) -> Vec<Neighbour> {
     let mut best: Vec<Neighbour> = Vec::with_capacity(k + 1);
     let mut worst = f32::NEG_INFINITY;
-    for (index, (dot, (train_shift, train_scale))) in dots.iter().zip(train).enumerate() {
-        let similarity = (dot + shift + train_shift) * scale * train_scale;
+    for (index, (dot, row)) in dots.iter().zip(train).enumerate() {
+        let similarity = (dot * query.unit * row.unit + query.shift + row.shift) * query.scale * row.scale;
         // Strictly better only: of equals the earlier index is there already.
         if similarity > worst || best.len() < k {
             let place = best.partition_point(|n| n.similarity >= similarity);
@@ -201,8 +222,10 @@ mod tests {
 
     /// By definition, in f64, sorting everything.
     fn brute(train: &Features, test: &Features, k: usize, centre: &[f64]) -> Vec<Vec<(u32, f64)>> {
-        let moved =
-            |row: &[f32]| -> Vec<f64> { row.iter().zip(centre).map(|(&v, c)| f64::from(v) - c).collect() };
+        let moved = |row: &[f32]| -> Vec<f64> {
+            let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            row.iter().zip(centre).map(|(&v, c)| f64::from(v) / norm - c).collect()
+        };
         let cosine = |a: &[f64], b: &[f64]| {
             let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| p * q).sum::<f64>();
             dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
@@ -223,7 +246,7 @@ mod tests {
         let (train, test) = (random(700, 24, 1), random(90, 24, 2));
         let both = [Similarity::cosine(&train, &test), Similarity::centred_cosine(&train, &test)];
         let found = neighbours_by(&train, &test, 7, &both).unwrap();
-        for (found, centre) in found.iter().zip([vec![0.0; 24], train.mean()]) {
+        for (found, centre) in found.iter().zip([vec![0.0; 24], mean_direction(&train)]) {
             for (got, want) in found.iter().zip(brute(&train, &test, 7, &centre)) {
                 for (n, (index, similarity)) in got.iter().zip(want) {
                     assert_eq!(n.index, index);

@@ -263,14 +263,14 @@ mod tests {
         }
         let at = |m: &Model| m.loss(&rows, &columns, &labels, 0.01).unwrap();
         let gradient = at(&model).1;
-        for i in 0..model.parameters.len() {
-            let mut moved = |delta: f64| {
+        for (i, want) in gradient.iter().enumerate() {
+            let moved = |delta: f64| {
                 let mut m = model.clone();
                 m.parameters[i] += delta;
                 at(&m).0
             };
             let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-            assert!((numeric - gradient[i]).abs() < 2e-4, "{i}: {numeric} {}", gradient[i]);
+            assert!((numeric - want).abs() < 2e-4, "{i}: {numeric} {want}");
         }
     }
 

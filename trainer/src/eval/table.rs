@@ -14,7 +14,7 @@ pub enum Metric {
     KnnTop1,
     /// The same with plain majority votes.
     KnnMajorityTop1,
-    /// The same with plain votes after the train mean is subtracted.
+    /// The same with plain votes after the train mean is subtracted from the normalised vectors.
     KnnCentredTop1,
     /// Share of test pictures whose class a linear probe finds.
     LinearTop1,

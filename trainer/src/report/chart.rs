@@ -121,7 +121,7 @@ fn buckets(series: &[(f64, f64)]) -> Vec<Bucket> {
 /// Round numbers around `low..=high`, about `count` of them.
 fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let range = high - low;
-    if !(range > 0.0) || !range.is_finite() {
+    if !range.is_finite() || range <= 0.0 {
         return vec![low];
     }
     let raw = range / count as f64;

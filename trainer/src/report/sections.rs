@@ -156,7 +156,7 @@ pub(super) fn neighbours(rows: &[ContactRow]) -> String {
         ""
     };
     let mut out = format!(
-        "<section>\n<h2>Nearest neighbours</h2>\n<p class=\"soft small\">Left a picture chosen by chance, then its nearest others with their \
+        "<section>\n<h2>Nearest neighbours</h2>\n<p class=\"soft small\">Left, framed in blue, a picture chosen by chance; then its nearest others with their \
          cosine.{legend}</p>\n<div class=\"scroll\"><div class=\"sheet\">"
     );
     for row in rows {
@@ -229,16 +229,16 @@ pub(super) fn reproduce(input: &ReportInput<'_>) -> String {
         out.push_str("</dl>\n");
     }
     if !input.command.is_empty() {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<p class=\"soft small\">The same encoder again:</p><pre>{}</pre>\n",
+            "<p class=\"soft small\">The same encoder again:</p><pre>{}</pre>",
             escape(&input.command)
         );
     }
     if !input.config_toml.is_empty() {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<details><summary>Configuration</summary><pre>{}</pre></details>\n",
+            "<details><summary>Configuration</summary><pre>{}</pre></details>",
             escape(&input.config_toml)
         );
     }

@@ -41,11 +41,14 @@ const COLLAPSED_STD: f64 = 0.1;
 const LOW_STD: f64 = 0.3;
 
 impl Verdict {
+    /// What made the judgement worse is said first.
     fn add(&mut self, level: Level, reason: String) {
         if (level as u8) > (self.level as u8) {
             self.level = level;
+            self.reasons.insert(0, reason);
+        } else {
+            self.reasons.push(reason);
         }
-        self.reasons.push(reason);
     }
 }
 
@@ -83,7 +86,7 @@ pub fn verdict(metrics: &[MetricRow], eval: Option<&EvalTable>) -> Verdict {
 }
 
 fn judge_std(verdict: &mut Verdict, std: f64, place: &str) {
-    let (level, words) = if !(std >= COLLAPSED_STD) {
+    let (level, words) = if std.is_nan() || std < COLLAPSED_STD {
         (Level::Collapsed, "nearly all pictures get the same vector")
     } else if std < LOW_STD {
         (Level::Doubtful, "the vectors crowd into one direction")
@@ -104,14 +107,15 @@ fn judge_figures(verdict: &mut Verdict, table: &EvalTable) {
         .filter(|r| r.baseline && nearest(r.metric))
         .max_by(|a, b| a.value.total_cmp(&b.value));
     let (Some(own), Some(best)) = (own, best) else { return };
+    let level = if own.interval[0] > best.value { Level::Healthy } else { Level::Doubtful };
+    let conclusion = if level == Level::Healthy { "it clearly beats" } else { "it does not clearly beat" };
     let text = format!(
-        "Its kNN finds {:.1} % of the classes; the best baseline ({}, {}) finds {:.1} %.",
+        "Its kNN finds the class of {:.1} % of the test pictures; {conclusion} the best baseline ({}, {}: {:.1} %).",
         own.value * 100.0,
         best.subject,
         table.metric_label(best.metric),
         best.value * 100.0
     );
-    let level = if own.interval[0] > best.value { Level::Healthy } else { Level::Doubtful };
     verdict.add(level, text);
 }
 
