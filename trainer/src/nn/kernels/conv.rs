@@ -63,23 +63,23 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(isa: Isa, depth: usize, channels: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+    /// `fill(first, real, width, block)` writes the columns `first..first + real` of the matrix into
+    /// the rows of a block, `width` values apart.
+    fn new(
+        isa: Isa,
+        depth: usize,
+        channels: usize,
+        fill: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
         let lanes = lanes(isa);
         let mut data = vec![0f32; depth * channels.div_ceil(lanes) * lanes];
-        let mut packed = Self { data: Vec::new(), channels, depth, lanes };
-        let mut at = 0;
-        for (first, vectors) in packed.blocks() {
-            let width = vectors * lanes;
-            let real = width.min(channels - first);
-            for k in 0..depth {
-                for (c, slot) in data[at..at + real].iter_mut().enumerate() {
-                    *slot = value(k, first + c);
-                }
-                at += width;
-            }
-        }
-        packed.data = data;
-        packed
+        // All blocks but the last are two vectors wide.
+        data.par_chunks_mut(2 * lanes * depth).enumerate().for_each(|(i, block)| {
+            let first = 2 * lanes * i;
+            let width = block.len() / depth;
+            fill(first, width.min(channels - first), width, block);
+        });
+        Self { data, channels, depth, lanes }
     }
 
     /// (first channel, vectors) of each block.
@@ -262,7 +262,11 @@ fn forward_on(isa: Isa, shape: ConvShape, xg: Geometry, x: &[f32], w: &[f32], zg
     assert!(xg.pad >= shape.pad() && xg.channels == shape.cin && w.len() == shape.weights());
     assert_eq!(zg.with_pad(0), shape.output(xg));
     let depth = shape.kernel * shape.kernel * shape.cin;
-    let packed = Packed::new(isa, depth, shape.cout, |k, c| w[k * shape.cout + c]);
+    let packed = Packed::new(isa, depth, shape.cout, |first, real, width, block| {
+        for (row, from) in block.chunks_exact_mut(width).zip(w.chunks_exact(shape.cout)) {
+            row[..real].copy_from_slice(&from[first..first + real]);
+        }
+    });
     let pass = Pass {
         images: xg.images,
         height: zg.height,
@@ -336,11 +340,17 @@ fn backward_input_on(
                 continue;
             }
             let depth = row_taps.len() * column_taps.len() * shape.cout;
-            let packed = Packed::new(isa, depth, shape.cin, |k, ci| {
-                let (tap, co) = (k / shape.cout, k % shape.cout);
-                let kh = row_taps[tap / column_taps.len()];
-                let kw = column_taps[tap % column_taps.len()];
-                w[((kh * shape.kernel + kw) * shape.cin + ci) * shape.cout + co]
+            let taps: Vec<usize> = row_taps
+                .iter()
+                .flat_map(|kh| column_taps.iter().map(move |kw| kh * shape.kernel + kw))
+                .collect();
+            let packed = Packed::new(isa, depth, shape.cin, |first, real, width, block| {
+                for (rows, tap) in block.chunks_exact_mut(shape.cout * width).zip(&taps) {
+                    for ci in 0..real {
+                        let from = &w[(tap * shape.cin + first + ci) * shape.cout..][..shape.cout];
+                        rows[ci..].iter_mut().step_by(width).zip(from).for_each(|(to, f)| *to = *f);
+                    }
+                }
             });
             let offset = row_first * dzg.row_stride() as isize + column_first * dzg.channels as isize;
             let pass = Pass {
@@ -383,6 +393,8 @@ fn clear_class(stride: usize, row: usize, column: usize, g: Geometry, dx: &mut [
 
 /// Partial sums of a weight gradient hold at most this many values together.
 const PARTIAL_VALUES: usize = 4 << 20;
+/// Pixels whose products one partial sum holds, at the least: fewer cost more to add up than to compute.
+const PART_PIXELS: usize = 4096;
 /// Input and gradient of the images that one sweep over the weights reads: to stay in the L2 cache.
 const SWEEP_BYTES: usize = 512 << 10;
 /// A batch is cut into at most this many parts, whatever the number of threads.
@@ -414,22 +426,29 @@ fn backward_weights_on(
     assert!(xg.pad >= shape.pad() && xg.len() == x.len() && dzg.len() == dz.len());
     assert!(dw.len() == shape.weights() && xg.images == dzg.images);
     assert_eq!(dzg.with_pad(0), shape.output(xg));
-    let parts = (PARTIAL_VALUES / shape.weights()).clamp(1, MAX_PARTS).min(xg.images.max(1));
+    let parts = (dzg.images * dzg.pixels() / PART_PIXELS).min(PARTIAL_VALUES / shape.weights());
+    let parts = parts.clamp(1, MAX_PARTS).min(xg.images.max(1));
     let task = WeightsTask { shape, xg, dzg, x: x.as_ptr(), dz: dz.as_ptr(), parts };
     let task = Shared(&task);
+    let cells = cells(isa, shape);
     if parts == 1 {
         let out = Shared(dw.as_mut_ptr());
-        cells(isa, shape).into_par_iter().for_each(|cell| {
+        cells.into_par_iter().for_each(|cell| {
             dispatch_on(isa, WeightsCell { task: task.get(), part: 0, cells: &[cell], out: out.get() });
         });
         return;
     }
-    let mut partial = vec![0f32; parts * dw.len()];
-    let cells = cells(isa, shape);
-    partial.par_chunks_mut(dw.len()).enumerate().for_each(|(part, out)| {
-        dispatch_on(isa, WeightsCell { task: task.get(), part, cells: &cells, out: out.as_mut_ptr() });
-    });
     let len = dw.len();
+    let mut partial = vec![0f32; parts * len];
+    let out = Shared(partial.as_mut_ptr());
+    // Few parts are shared out by pieces of the weights too, so that every thread has work.
+    let group = if parts == MAX_PARTS { cells.len() } else { cells.len().div_ceil(4) };
+    let groups: Vec<_> = cells.chunks(group).collect();
+    (0..parts * groups.len()).into_par_iter().for_each(|i| {
+        let (part, cells) = (i / groups.len(), groups[i % groups.len()]);
+        let out = out.get().wrapping_add(part * len);
+        dispatch_on(isa, WeightsCell { task: task.get(), part, cells, out });
+    });
     dw.par_chunks_mut(4096).enumerate().for_each(|(chunk, dw)| {
         for part in 0..parts {
             let from = &partial[part * len + chunk * 4096..];

@@ -106,6 +106,15 @@ fn a_single_image_and_a_single_pixel_work() {
 }
 
 #[test]
+fn many_pixels_are_summed_in_parts() {
+    for (images, side) in [(9, 32), (70, 32)] {
+        let s = ConvShape { kernel: 1, stride: 1, cin: 8, cout: 72 };
+        assert!(images * side * side / PART_PIXELS > 1);
+        check(Isa::detect(), s, images, side, side);
+    }
+}
+
+#[test]
 fn large_weights_take_the_path_without_partial_sums() {
     let s = ConvShape { kernel: 3, stride: 1, cin: 488, cout: 960 };
     assert_eq!(PARTIAL_VALUES / s.weights(), 0);
