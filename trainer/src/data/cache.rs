@@ -1,24 +1,21 @@
 //! Every picture of a scan, decoded once and shrunk, in memory or, above a budget, in a file mapped into memory.
 
-use std::fs::File;
-use std::io::{BufWriter, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fast_image_resize as fir;
-use latentd_model::{DecodeLimits, Pixels, decode};
-use memmap2::Mmap;
+use latentd_model::{DecodeLimits, Pixels};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::picture::PictureRef;
+use super::read::{Decoded, load};
 use super::scan::{Scan, Skipped, hex, portable_name};
+use super::store::{Entry, Segment, Store};
 
 /// Pictures that are decoded before their pixels are stored, in order.
 const CHUNK: usize = 256;
-/// Pixels are kept in pieces of at least this size, so that growing never copies them.
-const SEGMENT_BYTES: usize = 64 << 20;
 
 /// How a cache is built.
 #[derive(Clone, Debug)]
@@ -62,30 +59,6 @@ pub struct PictureCache {
     spilled_bytes: u64,
 }
 
-#[derive(Debug)]
-struct Entry {
-    path: PathBuf,
-    segment: usize,
-    offset: usize,
-    height: usize,
-    width: usize,
-}
-
-#[derive(Debug)]
-enum Segment {
-    Memory(Vec<u8>),
-    Mapped(Mmap),
-}
-
-impl Segment {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Memory(bytes) => bytes,
-            Self::Mapped(map) => map,
-        }
-    }
-}
-
 impl PictureCache {
     /// Decodes every picture of `scan`; those whose shorter side exceeds `shortest_edge` are shrunk to it, keeping
     /// their shape (bicubic, antialiased). Unreadable files come back as skipped, in the scan's order.
@@ -101,7 +74,8 @@ impl PictureCache {
         progress: &mut dyn FnMut(BuildProgress) -> ControlFlow<()>,
     ) -> Result<(Self, Vec<Skipped>), DataError> {
         let pool = pool(options.threads)?;
-        let mut store = Store::new(options);
+        let spill_dir = options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let mut store = Store::new(options.memory_budget_bytes, spill_dir);
         let mut skipped = Vec::new();
         let mut hash = Sha256::new();
         let mut done = 0;
@@ -142,7 +116,7 @@ impl PictureCache {
                 skipped: scan.skipped.len() + skipped.len(),
             });
         }
-        let cache = store.finish(scan.root.clone(), hex(&hash.finalize()))?;
+        let cache = Self::from_store(store, scan.root.clone(), hex(&hash.finalize()))?;
         Ok((cache, skipped))
     }
 
@@ -151,8 +125,7 @@ impl PictureCache {
     /// # Errors
     /// When there is none.
     pub fn from_pictures(pictures: impl IntoIterator<Item = Pixels>) -> Result<Self, DataError> {
-        let mut store =
-            Store::new(&BuildOptions { memory_budget_bytes: u64::MAX, ..BuildOptions::default() });
+        let mut store = Store::new(u64::MAX, std::env::temp_dir());
         let mut hash = Sha256::new();
         for (i, pixels) in pictures.into_iter().enumerate() {
             hash.update(pixels.as_bytes());
@@ -161,7 +134,12 @@ impl PictureCache {
         if store.entries.is_empty() {
             return Err(DataError::NoPictures { root: PathBuf::new(), skipped: 0 });
         }
-        store.finish(PathBuf::new(), hex(&hash.finalize()))
+        Self::from_store(store, PathBuf::new(), hex(&hash.finalize()))
+    }
+
+    fn from_store(store: Store, root: PathBuf, fingerprint: String) -> Result<Self, DataError> {
+        let (entries, segments, spilled_bytes) = store.finish()?;
+        Ok(Self { root, entries, segments, fingerprint, spilled_bytes })
     }
 
     /// Number of pictures.
@@ -255,163 +233,6 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, DataError> {
         .map_err(|e| DataError::Worker(e.to_string()))
 }
 
-struct Decoded {
-    pixels: Pixels,
-    digest: [u8; 32],
-}
-
-/// Reads, decodes and shrinks one file; the error is the reason to skip it.
-fn load(
-    path: &Path,
-    shortest_edge: u32,
-    limits: &DecodeLimits,
-    resizer: &mut fir::Resizer,
-) -> Result<Decoded, String> {
-    let bytes = read_bounded(path, limits.max_bytes)?;
-    let pixels = decode(&bytes, limits).map_err(|e| e.to_string())?;
-    let digest = Sha256::digest(&bytes).into();
-    drop(bytes);
-    Ok(Decoded { pixels: shrink(pixels, shortest_edge, resizer)?, digest })
-}
-
-/// The file's bytes; a file beyond `max_bytes` is refused before it is read whole.
-pub(crate) fn read_bounded(path: &Path, max_bytes: usize) -> Result<Vec<u8>, String> {
-    let mut file = File::open(path).map_err(|e| e.to_string())?;
-    let size = file.metadata().map_err(|e| e.to_string())?.len();
-    if size > max_bytes as u64 {
-        return Err(format!("{size} bytes, above the limit of {max_bytes}"));
-    }
-    let mut bytes = Vec::with_capacity(size as usize + 1);
-    Read::by_ref(&mut file).take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    Ok(bytes)
-}
-
-/// Brings the shorter side down to `shortest_edge`; smaller pictures stay as they are.
-fn shrink(pixels: Pixels, shortest_edge: u32, resizer: &mut fir::Resizer) -> Result<Pixels, String> {
-    let (height, width) = (pixels.height(), pixels.width());
-    let shorter = height.min(width);
-    if shorter <= shortest_edge.max(1) {
-        return Ok(pixels);
-    }
-    let scale = f64::from(shortest_edge.max(1)) / f64::from(shorter);
-    let side = |s: u32| ((f64::from(s) * scale).round() as u32).max(1);
-    let (new_height, new_width) = (side(height), side(width));
-    let source = fir::images::ImageRef::new(width, height, pixels.as_bytes(), fir::PixelType::U8x3)
-        .map_err(|e| e.to_string())?;
-    let mut target = fir::images::Image::new(new_width, new_height, fir::PixelType::U8x3);
-    let options = fir::ResizeOptions::new()
-        .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
-        .use_alpha(false);
-    resizer.resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
-    Pixels::new(new_height, new_width, target.into_vec()).map_err(|e| e.to_string())
-}
-
-/// A cache being filled.
-struct Store {
-    entries: Vec<Entry>,
-    segments: Vec<Vec<u8>>,
-    memory_bytes: u64,
-    total_bytes: u64,
-    budget: u64,
-    spill_dir: PathBuf,
-    spill: Option<BufWriter<File>>,
-    spilled: u64,
-}
-
-/// Stands for the spill file until the number of segments in memory is known.
-const SPILLED: usize = usize::MAX;
-
-impl Store {
-    fn new(options: &BuildOptions) -> Self {
-        Self {
-            entries: Vec::new(),
-            segments: Vec::new(),
-            memory_bytes: 0,
-            total_bytes: 0,
-            budget: options.memory_budget_bytes,
-            spill_dir: options.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
-            spill: None,
-            spilled: 0,
-        }
-    }
-
-    fn push(&mut self, path: PathBuf, pixels: Pixels) -> Result<(), DataError> {
-        let (height, width) = (pixels.height() as usize, pixels.width() as usize);
-        let bytes = pixels.as_bytes();
-        self.total_bytes += bytes.len() as u64;
-        let (segment, offset) =
-            if self.spill.is_none() && self.memory_bytes + bytes.len() as u64 <= self.budget {
-                self.memory_bytes += bytes.len() as u64;
-                self.push_memory(bytes)
-            } else {
-                (SPILLED, self.push_spill(bytes)?)
-            };
-        self.entries.push(Entry { path, segment, offset, height, width });
-        Ok(())
-    }
-
-    fn push_memory(&mut self, bytes: &[u8]) -> (usize, usize) {
-        match self.segments.last_mut() {
-            Some(last) if last.capacity() - last.len() >= bytes.len() => {
-                let offset = last.len();
-                last.extend_from_slice(bytes);
-                (self.segments.len() - 1, offset)
-            }
-            _ => {
-                let mut segment = Vec::with_capacity(SEGMENT_BYTES.max(bytes.len()));
-                segment.extend_from_slice(bytes);
-                self.segments.push(segment);
-                (self.segments.len() - 1, 0)
-            }
-        }
-    }
-
-    fn push_spill(&mut self, bytes: &[u8]) -> Result<usize, DataError> {
-        let failed = |dir: &Path, e| {
-            DataError::io(
-                format!(
-                    "writing decoded pictures to a temporary file in {} (set another folder or a larger memory budget)",
-                    dir.display()
-                ),
-                e,
-            )
-        };
-        if self.spill.is_none() {
-            let file = tempfile::tempfile_in(&self.spill_dir).map_err(|e| failed(&self.spill_dir, e))?;
-            self.spill = Some(BufWriter::with_capacity(1 << 20, file));
-        }
-        let offset = self.spilled as usize;
-        if let Some(spill) = &mut self.spill {
-            spill.write_all(bytes).map_err(|e| failed(&self.spill_dir, e))?;
-        }
-        self.spilled += bytes.len() as u64;
-        Ok(offset)
-    }
-
-    fn finish(self, root: PathBuf, fingerprint: String) -> Result<PictureCache, DataError> {
-        let mut segments: Vec<Segment> = self.segments.into_iter().map(Segment::Memory).collect();
-        let mapped = segments.len();
-        if let Some(writer) = self.spill {
-            let file = writer.into_inner().map_err(|e| {
-                DataError::io(format!("writing to {}", self.spill_dir.display()), e.into_error())
-            })?;
-            // SAFETY: the file was created without a name by this process and its handle is dropped here, so nobody
-            // can change or shorten it while it is mapped.
-            let map = unsafe { Mmap::map(&file) }.map_err(|e| {
-                DataError::io(format!("mapping a temporary file in {}", self.spill_dir.display()), e)
-            })?;
-            segments.push(Segment::Mapped(map));
-        }
-        let mut entries = self.entries;
-        for entry in &mut entries {
-            if entry.segment == SPILLED {
-                entry.segment = mapped;
-            }
-        }
-        Ok(PictureCache { root, entries, segments, fingerprint, spilled_bytes: self.spilled })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -496,13 +317,6 @@ mod tests {
                 ControlFlow::Continue(())
             });
         assert!(matches!(result, Err(DataError::NoPictures { skipped: 1, .. })));
-    }
-
-    #[test]
-    fn files_above_the_limit_are_refused_unread() {
-        let dir = folder();
-        let reason = read_bounded(&dir.path().join("b.png"), 10).unwrap_err();
-        assert!(reason.contains("above the limit of 10"), "{reason}");
     }
 
     #[test]

@@ -16,8 +16,7 @@ use super::probe::{ProbeOptions, linear_probe};
 use super::spread::spread;
 use super::subject::Subject;
 use super::table::{EvalRow, EvalTable, Metric, Representation};
-use crate::data::cache::read_bounded;
-use crate::data::{DataError, Labelled, LabelledSplits};
+use crate::data::{DataError, Labelled, LabelledSplits, read_bounded};
 
 /// Pictures decoded at a time.
 const CHUNK: usize = 256;
