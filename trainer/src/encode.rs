@@ -11,6 +11,7 @@ use crate::nn::layout::Layout;
 use crate::nn::resnet::ResNet;
 use crate::nn::unit::{Mode, State};
 use crate::nn::weights::{Weights, WeightsError};
+use crate::whiten::Whitening;
 
 /// Pictures that one forward pass takes.
 const BATCH: usize = 64;
@@ -20,6 +21,7 @@ pub struct PictureEncoder {
     net: ResNet,
     params: Vec<f32>,
     statistics: Vec<f32>,
+    whitening: Option<Whitening>,
     pool: Arc<Pool>,
 }
 
@@ -48,7 +50,8 @@ impl PictureEncoder {
         let net = ResNet::new(config)?;
         let params = net.params().flatten(weights)?;
         let statistics = net.statistics().flatten(weights)?;
-        Ok(Self { net, params, statistics, pool: Arc::default() })
+        let whitening = Whitening::of(weights, config.dim());
+        Ok(Self { net, params, statistics, whitening, pool: Arc::default() })
     }
 
     /// The encoder's part of weights that hold more.
@@ -61,7 +64,13 @@ impl PictureEncoder {
         Ok(own)
     }
 
-    /// L2-normalised representations of pictures of exactly the encoder's size.
+    /// The same encoder with this last step.
+    pub fn set_whitening(&mut self, whitening: Option<Whitening>) {
+        self.whitening = whitening;
+    }
+
+    /// L2-normalised representations, whitened where that was fitted, of pictures of exactly the
+    /// encoder's size.
     pub fn embed(&mut self, pictures: &[Pixels]) -> Result<Vec<Embedding>, EncodeError> {
         let mut embeddings = Vec::with_capacity(pictures.len());
         for batch in pictures.chunks(BATCH) {
@@ -75,7 +84,11 @@ impl PictureEncoder {
             };
             let (rows, _) = self.net.forward(&mut state, &input);
             for row in rows.chunks_exact(self.net.output_dim()) {
-                let embedding = Embedding::from_unnormalised(row.to_vec());
+                let representation = Embedding::from_unnormalised(row.to_vec());
+                let embedding = representation.and_then(|r| match &self.whitening {
+                    Some(whitening) => whitening.apply(&r),
+                    None => Ok(r),
+                });
                 embeddings.push(embedding.map_err(|_| EncodeError::Representation)?);
             }
         }

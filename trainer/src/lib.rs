@@ -14,3 +14,4 @@ pub mod optim;
 pub mod report;
 pub mod run;
 pub mod train;
+pub mod whiten;

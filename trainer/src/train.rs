@@ -125,16 +125,25 @@ fn loader_config(header: &Header, threads: usize) -> LoaderConfig {
 }
 
 /// The checkpoint from which a new run starts.
+///
+/// With `init` it starts from that checkpoint's networks and normalisation, with the optimiser at rest.
 pub fn first_checkpoint(
     config: &crate::config::RunConfig,
     cache: &PictureCache,
+    init: Option<&Checkpoint>,
 ) -> Result<Checkpoint, TrainError> {
+    let total = (cache.len() / config.batch * config.epochs) as u64;
+    if let Some(Checkpoint { header, arrays }) = init {
+        let encoder = config.encoder(header.encoder.mean, header.encoder.std);
+        let byol = Byol::new(&encoder, config.heads, config.lars, &arrays.online, Some(&arrays.target))?;
+        let header = Checkpoint::header(config, &encoder, 0, total, cache.fingerprint());
+        return Ok(Checkpoint { header, arrays: byol.snapshot()? });
+    }
     let round = |values: [f32; 3]| values.map(|v| (v * 1e4).round() / 1e4);
     let (mean, std) = cache.channel_statistics(10_000);
     let encoder = config.encoder(round(mean), round(std).map(|s| s.max(1e-3)));
     let online = random_weights(&encoder, config.heads, config.seed);
     let byol = Byol::new(&encoder, config.heads, config.lars, &online, None)?;
-    let total = (cache.len() / config.batch * config.epochs) as u64;
     let header = Checkpoint::header(config, &encoder, 0, total, cache.fingerprint());
     Ok(Checkpoint { header, arrays: byol.snapshot()? })
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::subject::Evaluated;
+use super::subject::{Evaluated, Whiten};
 use super::{STOP, command_line, progress};
 use crate::data::scan_splits;
 use crate::eval::{EvalOptions, evaluate};
@@ -23,6 +23,8 @@ pub struct Args {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    whiten: Whiten,
     /// Seed of the random encoder, and of the split where the folder has none.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -33,7 +35,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let evaluated = Evaluated::open(&self.subject)?;
         let splits = scan_splits(&self.labelled, self.seed)?;
-        let mut subjects = vec![evaluated.subject()?];
+        let mut subjects = vec![evaluated.subject(&self.whiten)?];
         subjects.extend(evaluated.random(self.seed)?);
         let mut options = EvalOptions { command: command_line(), ..EvalOptions::default() };
         if self.no_probe {

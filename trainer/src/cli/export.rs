@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use latentd_model::{DataFingerprint, EvaluationFigure, Training};
 
-use super::subject::TrainedRun;
+use super::subject::{TrainedRun, Whiten};
 use super::{command_line, report};
 use crate::data::scan;
 use crate::encode::PictureEncoder;
@@ -31,6 +31,8 @@ pub struct Args {
     /// By default those trained on.
     #[arg(long)]
     pictures: Option<PathBuf>,
+    #[command(flatten)]
+    whiten: Whiten,
     /// What the pictures trained on are, for a person.
     #[arg(long, default_value = "own pictures, without labels")]
     data: String,
@@ -50,9 +52,11 @@ impl Args {
         let header = &run.checkpoint.header;
         let root = self.pictures.clone().unwrap_or_else(|| run.info.pictures_root.clone());
         let pictures = scan(&root)?;
-        let weights = PictureEncoder::weights_of(&header.encoder, &run.checkpoint.arrays.online)?;
+        let whitening = self.whiten.fit(&run)?;
+        let mut weights = PictureEncoder::weights_of(&header.encoder, &run.checkpoint.arrays.online)?;
+        whitening.iter().for_each(|w| w.save(&mut weights));
         let evaluation = report::evaluation(&run);
-        let html = report::build(&run, &root, &self.name)?;
+        let html = report::build(&run, whitening, &root, &self.name)?;
         let command = command_line();
         let description = format!(
             "{} of width {}, trained with BYOL on {} ({} pictures, no labels)",
@@ -76,7 +80,7 @@ impl Args {
             pictures_root: &root,
             pictures: &pictures.pictures,
         };
-        let mut encoder = run.encoder()?;
+        let mut encoder = PictureEncoder::new(&header.encoder, &weights)?;
         let exported = export(&input, |pictures| Ok(encoder.embed(pictures)?))?;
         println!("{}", exported.dir.display());
         let (parity, golden) = (exported.parity, exported.golden);

@@ -2,16 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use latentd_model::Pixels;
-
-use super::subject::TrainedRun;
+use super::subject::{TrainedRun, Whiten};
 use crate::data::{BuildOptions, PictureCache, scan};
 use crate::eval::{EvalTable, Features};
-use crate::export::eval_preprocess;
 use crate::nn::layout::{Layout, Role};
 use crate::report::{ReportInput, contact_rows, render, view_examples};
 use crate::run::rfc3339;
+use crate::whiten::Whitening;
+use anyhow::Context;
 
 /// Pictures among which neighbours are looked for.
 const SHEET_PICTURES: usize = 2000;
@@ -27,6 +25,8 @@ pub struct Args {
     /// Pictures to show neighbours and views of; by default those trained on.
     #[arg(long)]
     pictures: Option<PathBuf>,
+    #[command(flatten)]
+    whiten: Whiten,
     /// The file to write; by default REPORT.html in the run's folder.
     #[arg(long, short)]
     out: Option<PathBuf>,
@@ -37,7 +37,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let run = TrainedRun::open(&self.run)?;
         let pictures = self.pictures.as_deref().unwrap_or(&run.info.pictures_root);
-        let html = build(&run, pictures, &self.run.display().to_string())?;
+        let whitening = self.whiten.fit(&run)?;
+        let html = build(&run, whitening, pictures, &self.run.display().to_string())?;
         let out = self.out.unwrap_or_else(|| self.run.join("REPORT.html"));
         std::fs::write(&out, html).with_context(|| out.display().to_string())?;
         println!("{}", out.display());
@@ -46,7 +47,12 @@ impl Args {
 }
 
 /// The report of a run, with neighbours and views of some pictures of a folder.
-pub fn build(run: &TrainedRun, pictures: &Path, title: &str) -> anyhow::Result<String> {
+pub fn build(
+    run: &TrainedRun,
+    whitening: Option<Whitening>,
+    pictures: &Path,
+    title: &str,
+) -> anyhow::Result<String> {
     let header = &run.checkpoint.header;
     let mut sample = scan(pictures)?;
     let step = sample.pictures.len().div_ceil(SHEET_PICTURES).max(1);
@@ -55,7 +61,7 @@ pub fn build(run: &TrainedRun, pictures: &Path, title: &str) -> anyhow::Result<S
     let (cache, _) = PictureCache::build(&sample, edge, &BuildOptions::default(), &mut |_| {
         std::ops::ControlFlow::Continue(())
     })?;
-    let features = embed(run, &cache)?;
+    let features = Features::from_embeddings(&run.embed_cache(whitening, &cache)?)?;
     let class = |i: usize| {
         let parent = cache.path(i)?.parent()?.file_name()?;
         Some(parent.to_string_lossy().into_owned())
@@ -94,18 +100,6 @@ pub fn build(run: &TrainedRun, pictures: &Path, title: &str) -> anyhow::Result<S
 /// The run's evaluation, if there was one.
 pub fn evaluation(run: &TrainedRun) -> Option<EvalTable> {
     run.dir.read_json("eval.json").ok()
-}
-
-fn embed(run: &TrainedRun, cache: &PictureCache) -> anyhow::Result<Features> {
-    let preprocess = eval_preprocess(run.checkpoint.header.encoder.image_size);
-    let mut encoder = run.encoder()?;
-    let mut embeddings = Vec::with_capacity(cache.len());
-    for i in 0..cache.len() {
-        let picture = cache.get(i);
-        let pixels = Pixels::new(picture.height as u32, picture.width as u32, picture.rgb.to_vec())?;
-        embeddings.extend(encoder.embed(&[preprocess.apply(&pixels)?])?);
-    }
-    Ok(Features::from_embeddings(&embeddings)?)
 }
 
 fn facts(run: &TrainedRun) -> Vec<(String, String)> {

@@ -1,22 +1,27 @@
 //! What `eval`, `export` and `report` work on: a run, a checkpoint or an artefact.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use latentd_model::{Artefact, Encoder, Preprocess, SessionOptions};
+use latentd_model::{Artefact, Embedding, Encoder, Pixels, Preprocess, SessionOptions};
 
 use crate::checkpoint::Checkpoint;
+use crate::data::{BuildOptions, PictureCache, scan};
 use crate::encode::PictureEncoder;
 use crate::eval::Subject;
 use crate::export::eval_preprocess;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::weights::Weights;
 use crate::run::{RunDir, RunInfo};
+use crate::whiten::{WhitenError, Whitening};
 
 /// How the encoder in question is called in tables.
 pub const THIS: &str = "this encoder";
 /// How the same network with random weights is called.
 pub const RANDOM: &str = "random initialisation";
+
+/// Pictures embedded at a time.
+const EMBED_BATCH: usize = 256;
 
 /// A run with the checkpoint to be used.
 pub struct TrainedRun {
@@ -43,9 +48,34 @@ impl TrainedRun {
         Ok(Self { dir, info, checkpoint })
     }
 
-    /// The online encoder, which BYOL keeps after training.
-    pub fn encoder(&self) -> anyhow::Result<PictureEncoder> {
-        Ok(PictureEncoder::new(&self.checkpoint.header.encoder, &self.checkpoint.arrays.online)?)
+    /// The online encoder, which BYOL keeps after training, with its last step.
+    pub fn encoder(&self, whitening: Option<Whitening>) -> anyhow::Result<PictureEncoder> {
+        let mut encoder =
+            PictureEncoder::new(&self.checkpoint.header.encoder, &self.checkpoint.arrays.online)?;
+        encoder.set_whitening(whitening);
+        Ok(encoder)
+    }
+
+    /// Embeddings of all pictures of a cache.
+    pub fn embed_cache(
+        &self,
+        whitening: Option<Whitening>,
+        cache: &PictureCache,
+    ) -> anyhow::Result<Vec<Embedding>> {
+        let preprocess = eval_preprocess(self.checkpoint.header.encoder.image_size);
+        let mut encoder = self.encoder(whitening)?;
+        let mut embeddings = Vec::with_capacity(cache.len());
+        let mut batch = Vec::with_capacity(EMBED_BATCH);
+        for i in 0..cache.len() {
+            let picture = cache.get(i);
+            let pixels = Pixels::new(picture.height as u32, picture.width as u32, picture.rgb.to_vec())?;
+            batch.push(preprocess.apply(&pixels)?);
+            if batch.len() == EMBED_BATCH || i + 1 == cache.len() {
+                embeddings.extend(encoder.embed(&batch)?);
+                batch.clear();
+            }
+        }
+        Ok(embeddings)
     }
 }
 
@@ -81,10 +111,10 @@ impl Evaluated {
     }
 
     /// The encoder as a subject.
-    pub fn subject(&self) -> anyhow::Result<Subject<'static>> {
+    pub fn subject(&self, whiten: &Whiten) -> anyhow::Result<Subject<'static>> {
         Ok(match self {
             Self::Run(run) => {
-                let mut encoder = run.encoder()?;
+                let mut encoder = run.encoder(whiten.fit(run)?)?;
                 Subject::new(THIS, move |pictures: &[_]| Ok(encoder.embed(pictures)?))
             }
             Self::Artefact(artefact) => {
@@ -111,5 +141,47 @@ impl Evaluated {
         };
         let mut encoder = PictureEncoder::new(&config, &Weights::random(&config, seed))?;
         Ok(Some(Subject::baseline(RANDOM, move |pictures: &[_]| Ok(encoder.embed(pictures)?))))
+    }
+}
+
+/// Pictures that a whitening is measured on, at most.
+const WHITEN_PICTURES: usize = 20_000;
+
+/// How the last step of an encoder is fitted.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Whiten {
+    /// Leaves the representation as it is, without whitening.
+    #[arg(long)]
+    no_whiten: bool,
+    /// Pictures to measure the whitening on; by default those trained on.
+    #[arg(long, conflicts_with = "no_whiten")]
+    whiten_on: Option<PathBuf>,
+}
+
+impl Whiten {
+    /// Fits it on the pictures that the run was trained on (or those named), evenly spaced.
+    pub fn fit(&self, run: &TrainedRun) -> anyhow::Result<Option<Whitening>> {
+        if self.no_whiten {
+            return Ok(None);
+        }
+        let root = self.whiten_on.as_ref().unwrap_or(&run.info.pictures_root);
+        let hint =
+            || format!("whitening on {}: name pictures with --whiten-on, or say --no-whiten", root.display());
+        let mut sample = scan(root).with_context(hint)?;
+        let step = sample.pictures.len().div_ceil(WHITEN_PICTURES).max(1);
+        sample.pictures = sample.pictures.into_iter().step_by(step).collect();
+        let edge = run.checkpoint.header.config.shortest_edge();
+        let (cache, _) = PictureCache::build(&sample, edge, &BuildOptions::default(), &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let representations = run.embed_cache(None, &cache)?;
+        match Whitening::fit(&representations) {
+            // A first try on a handful of pictures should not fail on its last step.
+            Err(error @ WhitenError::TooFew { .. }) if self.whiten_on.is_none() => {
+                tracing::warn!("not whitened: {error}");
+                Ok(None)
+            }
+            fitted => Ok(Some(fitted.with_context(hint)?)),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::progress::TrainProgress;
+use super::subject::TrainedRun;
 use super::{STOP, command_line, pictures};
 use crate::checkpoint::Checkpoint;
 use crate::config::RunConfig;
@@ -25,6 +26,9 @@ pub struct Args {
     /// Configuration to start from (TOML); the flags below override it.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Start from the networks of a run or a checkpoint of the same shape, instead of random ones.
+    #[arg(long)]
+    init: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
     #[command(flatten)]
@@ -142,7 +146,11 @@ impl Args {
             cache.len(),
             config.batch
         );
-        let start = first_checkpoint(&config, &cache)?;
+        let init = self.init.as_deref().map(TrainedRun::open).transpose()?;
+        let start = first_checkpoint(&config, &cache, init.as_ref().map(|run| &run.checkpoint))
+            .with_context(|| {
+                self.init.as_ref().map_or(String::new(), |p| format!("starting from {}", p.display()))
+            })?;
         let mut info = self.info(&cache);
         info.set_skipped(skipped.into_iter().map(|s| (s.path, s.reason)));
         let run = RunDir::create(&self.out, &info, &config)

@@ -121,6 +121,11 @@ impl GraphBuilder {
         self.node("Max", name, &[a, b], Vec::new())
     }
 
+    /// The product of matrices `a` [B, N] and `b` [N, M].
+    pub fn matmul(&mut self, name: &str, a: &Value, b: &Value) -> Value {
+        self.node("MatMul", name, &[a, b], Vec::new())
+    }
+
     /// `max(x, 0)`.
     pub fn relu(&mut self, name: &str, x: &Value) -> Value {
         self.node("Relu", name, &[x], Vec::new())

@@ -9,6 +9,7 @@ use latentd_model::Preprocess;
 use super::graph::{Axis, ElementType, GraphBuilder, Value, Window};
 use crate::nn::config::{BlockSpec, EncoderConfig, Stem};
 use crate::nn::weights::{Weights, WeightsError};
+use crate::whiten::Whitening;
 
 /// Name of the graph's input.
 pub const INPUT: &str = "image";
@@ -77,7 +78,10 @@ pub fn to_onnx(
     }
     let pooled = net.g.global_average_pool("pool", &x);
     let representation = net.g.flatten("representation", &pooled);
-    let embedding = net.g.l2_normalise(OUTPUT, &representation, LENGTH_EPSILON);
+    let embedding = match Whitening::of(weights, config.dim()) {
+        Some(whitening) => net.whitened(&representation, &whitening),
+        None => net.g.l2_normalise(OUTPUT, &representation, LENGTH_EPSILON),
+    };
     net.g.output(&embedding, ElementType::F32, &[batch, Axis::Fixed(config.dim())]);
     Ok(net.g.finish(&metadata(config, preprocess)))
 }
@@ -127,6 +131,17 @@ impl Network<'_> {
             Stem::Cifar => x,
             Stem::Imagenet => self.g.max_pool("stem.pool", &x, Window { kernel: 3, stride: 2, padding: 1 }),
         })
+    }
+
+    /// The whitening, between two normalisations.
+    fn whitened(&mut self, representation: &Value, whitening: &Whitening) -> Value {
+        let dim = whitening.mean.len();
+        let unit = self.g.l2_normalise("whiten.input", representation, LENGTH_EPSILON);
+        let mean = self.g.constant("whiten.mean", &[dim], &whitening.mean);
+        let matrix = self.g.constant("whiten.matrix", &[dim, dim], &whitening.matrix);
+        let centred = self.g.sub("whiten.centred", &unit, &mean);
+        let white = self.g.matmul("whiten.output", &centred, &matrix);
+        self.g.l2_normalise(OUTPUT, &white, LENGTH_EPSILON)
     }
 
     /// One residual block: its convolutions, the shortcut around them, the sum through a ReLU.

@@ -62,9 +62,10 @@ impl Weights {
         Ok(tensor)
     }
 
-    /// How many numbers it holds in trainable arrays (running statistics not counted).
+    /// How many numbers it holds in trained arrays (not running statistics, not a fitted whitening).
     pub fn parameters(&self) -> usize {
-        let trainable = self.0.iter().filter(|(name, _)| !name.contains("running_"));
+        let trainable =
+            self.0.iter().filter(|(name, _)| !name.contains("running_") && !name.starts_with("whiten."));
         trainable.map(|(_, t)| t.data.len()).sum()
     }
 

@@ -9,7 +9,7 @@ use crate::support::{SMALL, fail, succeed, trainer, write_pictures};
 fn train_eval_export_and_the_artefact_embeds() {
     let dir = tempfile::tempdir().unwrap();
     let labelled = dir.path().join("labelled");
-    write_pictures(&labelled.join("train"), 60, 1);
+    write_pictures(&labelled.join("train"), 70, 1);
     write_pictures(&labelled.join("test"), 30, 9);
     std::fs::write(labelled.join("train/across/broken.jpg"), b"\xff\xd8\xff\xe0 not much of a picture")
         .unwrap();
@@ -20,7 +20,7 @@ fn train_eval_export_and_the_artefact_embeds() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("1 files skipped"), "{said}");
     let info: Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
-    assert_eq!((info["pictures"].as_u64(), info["skipped"].as_u64()), (Some(120), Some(1)));
+    assert_eq!((info["pictures"].as_u64(), info["skipped"].as_u64()), (Some(140), Some(1)));
 
     let output = succeed(trainer().arg("eval").arg(&run).arg("--labelled").arg(&labelled).arg("--json"));
     let table: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -41,7 +41,7 @@ fn train_eval_export_and_the_artefact_embeds() {
     let artefact = Artefact::open(&models.join("stripes-v1")).unwrap();
     let manifest = artefact.manifest();
     assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1" && f.subject == "this encoder"));
-    assert_eq!(manifest.training.as_ref().unwrap().steps, 56);
+    assert_eq!(manifest.training.as_ref().unwrap().steps, 64);
     let report = std::fs::read_to_string(models.join("stripes-v1/REPORT.html")).unwrap();
     assert!(report.contains("random initialisation") && report.contains("<svg"));
 
