@@ -136,7 +136,9 @@ def check_served(artefact, url):
 
 
 def main():
-    run("cargo", "build", "--release", "--locked", "-p", "latentd", "-p", "latentd-trainer")
+    # A build of other packages than those of `cargo test --workspace` would compile much of it again.
+    if not all(program(name).exists() for name in ("latentd", "latentd-trainer")):
+        run("cargo", "build", "--release", "--locked", "--workspace")
     with tempfile.TemporaryDirectory(prefix="latentd-e2e-") as scratch:
         scratch = Path(scratch)
         pictures, out, models = scratch / "pictures", scratch / "run", scratch / "models"
