@@ -16,16 +16,14 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tarfile
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from serving import ROOT, program, serve
+
 PER_CLASS = {"train": 200, "test": 50}
 
 
@@ -84,35 +82,6 @@ def post(url, body, content_type):
     return json.load(urllib.request.urlopen(request, timeout=60))
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def serve(artefact, scratch):
-    port = free_port()
-    command = [ROOT / "tools/with-ort", program("latentd"), "serve", "--model", artefact]
-    command += ["--listen", f"127.0.0.1:{port}", "--data-dir", scratch / "data"]
-    server = subprocess.Popen([str(c) for c in command], cwd=ROOT)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            if urllib.request.urlopen(f"{url}/readyz", timeout=5).status == 200:
-                return server, url
-        except OSError:
-            time.sleep(0.1)
-        if server.poll() is not None:
-            break
-    server.kill()
-    sys.exit("the server did not become ready")
-
-
-def program(name):
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / "release" / name
-
-
 def check_served(artefact, url):
     golden = json.loads((artefact / "golden/expected.json").read_text())
     worst, files = 1.0, []
@@ -148,7 +117,7 @@ def main():
         run(*trainer, "train", pictures / "train", "--out", out, *small)
         run(*trainer, "eval", out, "--labelled", pictures, "--no-probe")
         run(*trainer, "export", out, "--name", "end-to-end", "--models", models, "--pictures", pictures / "test")
-        server, url = serve(models / "end-to-end-v1", scratch)
+        server, url = serve(scratch / "data", "--model", models / "end-to-end-v1")
         try:
             check_served(models / "end-to-end-v1", url)
         finally:

@@ -14,16 +14,14 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from serving import ROOT, TARGET, serve  # noqa: E402
+
 PLAYWRIGHT = "playwright==1.65.2"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -38,30 +36,6 @@ def in_own_environment():
         subprocess.run([python, "-m", "pip", "install", "-q", PLAYWRIGHT], check=True)
         (home / "ready").touch()
     os.execv(python, [python, __file__, *sys.argv[1:]])
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(data_dir):
-    port = free_port()
-    command = [ROOT / "tools/with-ort", TARGET / "release/latentd", "serve"]
-    command += ["--listen", f"127.0.0.1:{port}", "--data-dir", data_dir, "--log", "warn"]
-    server = subprocess.Popen([str(c) for c in command], cwd=ROOT)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            if urllib.request.urlopen(f"{url}/readyz", timeout=5).status == 200:
-                return server, url
-        except OSError:
-            time.sleep(0.1)
-        if server.poll() is not None:
-            break
-    server.kill()
-    sys.exit("the server did not become ready")
 
 
 def until(page, condition):
@@ -134,7 +108,7 @@ def main():
     if shots:
         shots.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="latentd-page-"))
-    server, url = start(scratch / "data")
+    server, url = serve(scratch / "data")
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
