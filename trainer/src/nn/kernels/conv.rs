@@ -10,7 +10,11 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::simd::{Isa, Kernel, Simd, dispatch_on};
-use super::tile::{PixelRows, Product, outer, product, with_rows};
+use super::tile::{Product, product, with_rows};
+
+mod weights;
+
+pub use weights::backward_weights;
 
 /// A convolution without bias; the kernel is square and the zero padding is `kernel / 2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,155 +393,6 @@ fn clear_class(stride: usize, row: usize, column: usize, g: Geometry, dx: &mut [
             }
         }
     });
-}
-
-/// Partial sums of a weight gradient hold at most this many values together.
-const PARTIAL_VALUES: usize = 4 << 20;
-/// Pixels whose products one partial sum holds, at the least: fewer cost more to add up than to compute.
-const PART_PIXELS: usize = 4096;
-/// Input and gradient of the images that one sweep over the weights reads: to stay in the L2 cache.
-const SWEEP_BYTES: usize = 512 << 10;
-/// A batch is cut into at most this many parts, whatever the number of threads.
-const MAX_PARTS: usize = 16;
-
-/// Gradient of the weights, added to `dw` (`[kernel, kernel, cin, cout]`).
-///
-/// `x` as in [`forward`]; `dz` has any border.
-pub fn backward_weights(
-    shape: ConvShape,
-    xg: Geometry,
-    x: &[f32],
-    dzg: Geometry,
-    dz: &[f32],
-    dw: &mut [f32],
-) {
-    backward_weights_on(Isa::detect(), shape, xg, x, dzg, dz, dw);
-}
-
-fn backward_weights_on(
-    isa: Isa,
-    shape: ConvShape,
-    xg: Geometry,
-    x: &[f32],
-    dzg: Geometry,
-    dz: &[f32],
-    dw: &mut [f32],
-) {
-    assert!(xg.pad >= shape.pad() && xg.len() == x.len() && dzg.len() == dz.len());
-    assert!(dw.len() == shape.weights() && xg.images == dzg.images);
-    assert_eq!(dzg.with_pad(0), shape.output(xg));
-    let parts = (dzg.images * dzg.pixels() / PART_PIXELS).min(PARTIAL_VALUES / shape.weights());
-    let parts = parts.clamp(1, MAX_PARTS).min(xg.images.max(1));
-    let task = WeightsTask { shape, xg, dzg, x: x.as_ptr(), dz: dz.as_ptr(), parts };
-    let task = Shared(&task);
-    let cells = cells(isa, shape);
-    if parts == 1 {
-        let out = Shared(dw.as_mut_ptr());
-        cells.into_par_iter().for_each(|cell| {
-            dispatch_on(isa, WeightsCell { task: task.get(), part: 0, cells: &[cell], out: out.get() });
-        });
-        return;
-    }
-    let len = dw.len();
-    let mut partial = vec![0f32; parts * len];
-    let out = Shared(partial.as_mut_ptr());
-    // Few parts are shared out by pieces of the weights too, so that every thread has work.
-    let group = if parts == MAX_PARTS { cells.len() } else { cells.len().div_ceil(4) };
-    let groups: Vec<_> = cells.chunks(group).collect();
-    (0..parts * groups.len()).into_par_iter().for_each(|i| {
-        let (part, cells) = (i / groups.len(), groups[i % groups.len()]);
-        let out = out.get().wrapping_add(part * len);
-        dispatch_on(isa, WeightsCell { task: task.get(), part, cells, out });
-    });
-    dw.par_chunks_mut(4096).enumerate().for_each(|(chunk, dw)| {
-        for part in 0..parts {
-            let from = &partial[part * len + chunk * 4096..];
-            dw.iter_mut().zip(from).for_each(|(d, p)| *d += p);
-        }
-    });
-}
-
-/// (kernel row, first channel out, vectors) of every piece of the weights.
-fn cells(isa: Isa, shape: ConvShape) -> Vec<(usize, usize, usize)> {
-    let runs = 0..shape.kernel;
-    runs.flat_map(|run| blocks(shape.cout, lanes(isa)).map(move |(first, n)| (run, first, n))).collect()
-}
-
-struct WeightsTask {
-    shape: ConvShape,
-    xg: Geometry,
-    dzg: Geometry,
-    x: *const f32,
-    dz: *const f32,
-    parts: usize,
-}
-
-struct WeightsCell<'a> {
-    task: &'a WeightsTask,
-    part: usize,
-    cells: &'a [(usize, usize, usize)],
-    out: *mut f32,
-}
-
-impl Kernel for WeightsCell<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let t = self.task;
-        let per_part = t.xg.images.div_ceil(t.parts);
-        let start = (self.part * per_part).min(t.xg.images);
-        let end = (start + per_part).min(t.xg.images);
-        let bytes = 4 * (t.xg.image_stride() + t.dzg.image_stride());
-        let sweep = (SWEEP_BYTES / bytes).max(1);
-        for first in (start..end).step_by(sweep) {
-            let images = sweep.min(end - first);
-            for &cell in self.cells {
-                // SAFETY: `backward_weights_on` checked both maps against their geometries.
-                unsafe { self.cell::<S>(cell, first, images) }
-            }
-        }
-    }
-}
-
-impl WeightsCell<'_> {
-    #[inline(always)]
-    unsafe fn cell<S: Simd>(
-        &self,
-        (run, channel, vectors): (usize, usize, usize),
-        first: usize,
-        images: usize,
-    ) {
-        let WeightsTask { shape, xg, dzg, x, dz, .. } = *self.task;
-        let pixels = PixelRows {
-            images,
-            height: dzg.height,
-            width: dzg.width,
-            input: [xg.image_stride(), shape.stride * xg.row_stride(), shape.stride * xg.channels],
-            grad: [dzg.image_stride(), dzg.row_stride(), dzg.channels],
-        };
-        let border = xg.origin() - shape.pad() * (xg.row_stride() + xg.channels);
-        let run_len = shape.kernel * shape.cin;
-        let input = x.wrapping_add(border + run * xg.row_stride() + first * xg.image_stride());
-        let grad = dz.wrapping_add(dzg.origin() + channel + first * dzg.image_stride());
-        let out = self.out.wrapping_add(run * run_len * shape.cout + channel);
-        let channels = (shape.cout - channel).min(vectors * S::LANES);
-        let rows = if vectors == 2 { S::ROWS } else { S::ROWS_NARROW };
-        let tiles = run_len.div_ceil(rows);
-        let (base, extra) = (run_len / tiles, run_len % tiles);
-        let mut k = 0;
-        for tile in 0..tiles {
-            let m = base + usize::from(tile < extra);
-            let (input, out) = (input.wrapping_add(k), out.wrapping_add(k * shape.cout));
-            // SAFETY: the caller's promise.
-            unsafe {
-                if vectors == 2 {
-                    with_rows!(m, outer, S, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], (&pixels, input, grad, out, shape.cout, channels));
-                } else {
-                    with_rows!(m, outer, S, 1, [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], (&pixels, input, grad, out, shape.cout, channels));
-                }
-            }
-            k += m;
-        }
-    }
 }
 
 #[cfg(test)]

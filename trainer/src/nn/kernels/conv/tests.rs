@@ -4,6 +4,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::weights::{PART_PIXELS, PARTIAL_VALUES, backward_weights_on};
 use super::*;
 
 /// Values in [-1, 1) inside, zero in the border.
