@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 
 use super::{STOP, progress};
-use crate::data::{BuildOptions, PictureCache, Skipped, scan};
+use crate::data::{BuildOptions, DataError, PictureCache, Skipped, scan};
 
 /// Scans and decodes a folder; files that cannot be read are told and given back.
 pub fn load(
@@ -35,4 +35,13 @@ pub fn load(
         tracing::info!("{} MiB of pixels lie in a temporary file", cache.spilled_bytes() >> 20);
     }
     Ok((Arc::new(cache), skipped))
+}
+
+/// At most `limit` pictures of a folder, evenly spaced, decoded; unreadable ones are passed over.
+pub fn sample(root: &Path, shortest_edge: u32, limit: usize) -> Result<PictureCache, DataError> {
+    let mut found = scan(root)?;
+    let step = found.pictures.len().div_ceil(limit).max(1);
+    found.pictures = found.pictures.into_iter().step_by(step).collect();
+    let go_on = &mut |_| ControlFlow::Continue(());
+    Ok(PictureCache::build(&found, shortest_edge, &BuildOptions::default(), go_on)?.0)
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::pictures::sample;
 use super::subject::{TrainedRun, Whiten};
-use crate::data::{BuildOptions, PictureCache, scan};
 use crate::eval::{EvalTable, Features};
 use crate::nn::layout::{Layout, Role};
 use crate::report::{ReportInput, contact_rows, render, view_examples};
@@ -54,13 +54,7 @@ pub fn build(
     title: &str,
 ) -> anyhow::Result<String> {
     let header = &run.checkpoint.header;
-    let mut sample = scan(pictures)?;
-    let step = sample.pictures.len().div_ceil(SHEET_PICTURES).max(1);
-    sample.pictures = sample.pictures.into_iter().step_by(step).collect();
-    let edge = header.config.shortest_edge();
-    let (cache, _) = PictureCache::build(&sample, edge, &BuildOptions::default(), &mut |_| {
-        std::ops::ControlFlow::Continue(())
-    })?;
+    let cache = sample(pictures, header.config.shortest_edge(), SHEET_PICTURES)?;
     let features = Features::from_embeddings(&run.embed_cache(whitening, &cache)?)?;
     let class = |i: usize| {
         let parent = cache.path(i)?.parent()?.file_name()?;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use latentd_model::{Artefact, Embedding, Encoder, Pixels, Preprocess, SessionOptions};
 
+use super::pictures::sample;
 use crate::checkpoint::Checkpoint;
-use crate::data::{BuildOptions, PictureCache, scan};
+use crate::data::PictureCache;
 use crate::encode::PictureEncoder;
 use crate::eval::Subject;
 use crate::export::eval_preprocess;
@@ -167,13 +168,8 @@ impl Whiten {
         let root = self.whiten_on.as_ref().unwrap_or(&run.info.pictures_root);
         let hint =
             || format!("whitening on {}: name pictures with --whiten-on, or say --no-whiten", root.display());
-        let mut sample = scan(root).with_context(hint)?;
-        let step = sample.pictures.len().div_ceil(WHITEN_PICTURES).max(1);
-        sample.pictures = sample.pictures.into_iter().step_by(step).collect();
         let edge = run.checkpoint.header.config.shortest_edge();
-        let (cache, _) = PictureCache::build(&sample, edge, &BuildOptions::default(), &mut |_| {
-            std::ops::ControlFlow::Continue(())
-        })?;
+        let cache = sample(root, edge, WHITEN_PICTURES).with_context(hint)?;
         let representations = run.embed_cache(None, &cache)?;
         match Whitening::fit(&representations) {
             // A first try on a handful of pictures should not fail on its last step.
