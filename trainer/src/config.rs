@@ -19,6 +19,10 @@ pub struct RunConfig {
     pub epochs: usize,
     /// Pictures in a step.
     pub batch: usize,
+    /// Parts that a step's batch is cut into to need less memory; the update is by the mean of their
+    /// gradients. Batch norms see each part alone, and each part moves the running statistics: parts
+    /// of fewer than 256 pictures cost quality (Grill et al. 2020, figure 3a, which accumulates so).
+    pub accumulate: usize,
     /// Height and width of a view in pixels.
     pub image_size: usize,
     /// Which ResNet.
@@ -46,13 +50,14 @@ impl Default for RunConfig {
             seed: 1,
             epochs: 20,
             batch: 128,
+            accumulate: 1,
             image_size: 32,
             arch: Arch::Resnet18,
             width: 0.25,
             base_learning_rate: 2.0,
             warmup_epochs: 1.0,
             tau_base: 0.99,
-            heads: HeadConfig { hidden: 512, projection: 128 },
+            heads: HeadConfig::new(512, 128),
             lars: LarsConfig::default(),
             views: Views::small(),
         }
@@ -104,6 +109,12 @@ impl RunConfig {
                 self.batch
             ));
         }
+        if self.accumulate == 0 || !self.batch.is_multiple_of(self.accumulate) || self.micro_batch() < 2 {
+            return fail(format!(
+                "a batch of {} cannot be cut into {} equal parts of at least 2 pictures: change accumulate or batch",
+                self.batch, self.accumulate
+            ));
+        }
         if !(0.0..=1.0).contains(&self.tau_base) {
             return fail(format!("tau_base {} is outside 0 to 1", self.tau_base));
         }
@@ -113,7 +124,7 @@ impl RunConfig {
         if !(0.0..=self.epochs as f64).contains(&self.warmup_epochs) {
             return fail(format!("warmup_epochs {} is outside 0 to epochs", self.warmup_epochs));
         }
-        let HeadConfig { hidden, projection } = self.heads;
+        let HeadConfig { hidden, projection, .. } = self.heads;
         if !(8..=65_536).contains(&hidden) || !(8..=65_536).contains(&projection) {
             return fail(format!("heads of {hidden} and {projection} features are outside 8 to 65536"));
         }
@@ -138,6 +149,11 @@ impl RunConfig {
     pub fn shortest_edge(&self) -> u32 {
         let size = self.image_size as u32;
         if size <= 64 { 2 * size } else { (size * 8).div_ceil(7) }
+    }
+
+    /// Pictures that are in memory at a time: the batch, or the part of it that is accumulated.
+    pub fn micro_batch(&self) -> usize {
+        self.batch / self.accumulate.max(1)
     }
 
     /// Learning rate after scaling with the batch.
@@ -176,5 +192,9 @@ mod tests {
         assert!(one.validate().unwrap_err().to_string().contains("batch 1 is outside"));
         let nan = RunConfig { base_learning_rate: f64::NAN, ..RunConfig::default() };
         assert!(nan.validate().is_err());
+        for accumulate in [0, 3, 128] {
+            let uneven = RunConfig { accumulate, ..RunConfig::default() };
+            assert!(uneven.validate().unwrap_err().to_string().contains("equal parts"), "{accumulate}");
+        }
     }
 }

@@ -173,6 +173,7 @@ impl Session<'_> {
                     total,
                 ),
                 tau: schedule::tau(self.header.config.tau_base, step, total),
+                accumulate: self.header.config.accumulate,
             };
             let report = self.byol.step(&batch.view1, &batch.view2, settings)?;
             self.loader.recycle(batch);

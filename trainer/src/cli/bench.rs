@@ -38,7 +38,7 @@ pub struct Args {
 impl Args {
     /// Times the steps and prints.
     pub fn run(self) -> anyhow::Result<()> {
-        let heads = HeadConfig { hidden: self.hidden, projection: self.projection };
+        let heads = HeadConfig::new(self.hidden, self.projection);
         let config = RunConfig {
             arch: self.arch,
             width: self.width,
@@ -55,7 +55,7 @@ impl Args {
         drop(weights);
         let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
         let (view1, view2) = (view(1), view(2));
-        let settings = StepSettings { learning_rate: 0.1, tau: 0.996 };
+        let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: 1 };
         let mut times = Vec::with_capacity(self.steps);
         for step in 0..self.steps + 2 {
             let start = Instant::now();

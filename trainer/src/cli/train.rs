@@ -44,6 +44,9 @@ pub struct Overrides {
     /// Pictures in a step.
     #[arg(long)]
     batch: Option<usize>,
+    /// Parts that a step's batch is cut into to need less memory.
+    #[arg(long)]
+    accumulate: Option<usize>,
     /// Height and width of a view in pixels.
     #[arg(long)]
     image_size: Option<usize>,
@@ -68,6 +71,9 @@ pub struct Overrides {
     /// Features of projections.
     #[arg(long)]
     projection: Option<usize>,
+    /// Leaves the predictor out: with --tau-base 0 this collapses, for seeing that it is noticed.
+    #[arg(long)]
+    no_predictor: bool,
     /// Everything random follows from it.
     #[arg(long)]
     seed: Option<u64>,
@@ -99,6 +105,8 @@ impl Overrides {
         }
         set(&mut config.epochs, &self.epochs);
         set(&mut config.batch, &self.batch);
+        set(&mut config.accumulate, &self.accumulate);
+        config.heads.predictor &= !self.no_predictor;
         set(&mut config.image_size, &self.image_size);
         set(&mut config.arch, &self.arch);
         set(&mut config.width, &self.width);

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, Var};
 
 use super::loss;
 use super::part::{Part, PartError};
 use crate::nn::buffer::Pool;
 use crate::nn::config::EncoderConfig;
 use crate::nn::differentiable::{Differentiable, with_values};
+use crate::nn::layout::Layout;
 use crate::nn::mlp::{Mlp, MlpShape};
 use crate::nn::resnet::ResNet;
 use crate::nn::unit::Mode;
@@ -28,16 +29,38 @@ pub struct HeadConfig {
     pub hidden: usize,
     /// Features of projections and predictions (paper: 256).
     pub projection: usize,
+    /// Whether there is a predictor. Without one, and with tau = 0, BYOL collapses (Grill et al.
+    /// 2020, table 5): for showing that, not for training.
+    #[serde(default = "yes")]
+    pub predictor: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl HeadConfig {
+    /// Projector and predictor of those sizes.
+    pub const fn new(hidden: usize, projection: usize) -> Self {
+        Self { hidden, projection, predictor: true }
+    }
+
+    fn projector_shape(&self, encoder: &EncoderConfig) -> MlpShape {
+        MlpShape { input: encoder.dim(), hidden: self.hidden, output: self.projection }
+    }
+
+    fn predictor_shape(&self) -> MlpShape {
+        MlpShape { input: self.projection, hidden: self.hidden, output: self.projection }
+    }
 }
 
 /// Fresh weights of an online network: encoder, projector, predictor.
 pub fn random_weights(encoder: &EncoderConfig, heads: HeadConfig, seed: u64) -> Weights {
     let mut weights = Weights::random(encoder, seed);
-    let HeadConfig { hidden, projection: output } = heads;
-    let projector = MlpShape { input: encoder.dim(), hidden, output };
-    let predictor = MlpShape { input: output, hidden, output };
-    weights.0.extend(projector.random("projector", seed ^ 0x7072_6f6a).0);
-    weights.0.extend(predictor.random("predictor", seed ^ 0x7072_6564).0);
+    weights.0.extend(heads.projector_shape(encoder).random("projector", seed ^ 0x7072_6f6a).0);
+    if heads.predictor {
+        weights.0.extend(heads.predictor_shape().random("predictor", seed ^ 0x7072_6564).0);
+    }
     weights
 }
 
@@ -68,6 +91,9 @@ pub struct StepSettings {
     pub learning_rate: f64,
     /// τ of the target's moving average.
     pub tau: f64,
+    /// Parts that the batch is cut into, one after the other in memory: the update is by the mean of
+    /// their gradients. Each part's batch norms see that part alone.
+    pub accumulate: usize,
 }
 
 /// What a step saw.
@@ -82,9 +108,10 @@ pub struct StepReport {
 /// Everything that a BYOL run trains.
 pub struct Byol {
     online: Network,
-    predictor: Part<Mlp>,
+    predictor: Option<Part<Mlp>>,
     target: Network,
-    optimisers: [Lars; 3],
+    /// Of encoder, projector and predictor.
+    optimisers: Vec<Lars>,
     pool: Arc<Pool>,
 }
 
@@ -108,27 +135,58 @@ impl Byol {
         online: &Weights,
         target: Option<&Weights>,
     ) -> std::result::Result<Self, PartError> {
-        let HeadConfig { hidden, projection: output } = heads;
         let resnet = Arc::new(ResNet::new(encoder)?);
-        let projector = MlpShape { input: encoder.dim(), hidden, output };
-        let projector = Arc::new(Mlp::new(projector, "projector")?);
-        let predictor = Arc::new(Mlp::new(MlpShape { input: output, hidden, output }, "predictor")?);
+        let projector = Arc::new(Mlp::new(heads.projector_shape(encoder), "projector")?);
+        let predictor = match heads.predictor {
+            true => Some(Part::new(&Arc::new(Mlp::new(heads.predictor_shape(), "predictor")?), online)?),
+            false => None,
+        };
         let network = |weights: &Weights| -> std::result::Result<Network, PartError> {
             Ok(Network { encoder: Part::new(&resnet, weights)?, projector: Part::new(&projector, weights)? })
         };
-        let optimisers =
-            [resnet.params(), projector.params(), predictor.params()].map(|layout| Lars::new(lars, layout));
-        Ok(Self {
+        let mut byol = Self {
             online: network(online)?,
-            predictor: Part::new(&predictor, online)?,
+            predictor,
             target: network(target.unwrap_or(online))?,
-            optimisers,
+            optimisers: Vec::new(),
             pool: Arc::default(),
-        })
+        };
+        byol.optimisers = byol.layouts().into_iter().map(|layout| Lars::new(lars, layout)).collect();
+        Ok(byol)
     }
 
     /// One update from two views of the same pictures, `[batch, size, size, 3]` each, normalised.
     pub fn step(&mut self, view1: &[f32], view2: &[f32], settings: StepSettings) -> Result<StepReport> {
+        let parts = settings.accumulate;
+        let (picture, pictures) = self.count(view1, view2)?;
+        if parts == 0 || !pictures.is_multiple_of(parts) {
+            candle_core::bail!("a batch of {pictures} pictures cannot be cut into {parts} equal parts");
+        }
+        let len = pictures / parts * picture;
+        let mut sums: Vec<Tensor> = Vec::new();
+        let mut report = StepReport { loss: 0.0, representation_std: 0.0 };
+        for (view1, view2) in view1.chunks_exact(len).zip(view2.chunks_exact(len)) {
+            let (part, gradients) = self.gradients(view1, view2, parts)?;
+            report.loss += part.loss / parts as f64;
+            report.representation_std += part.representation_std / parts as f64;
+            sums = match sums.is_empty() {
+                true => gradients,
+                false => sums.iter().zip(&gradients).map(|(sum, g)| sum + g).collect::<Result<_>>()?,
+            };
+        }
+        for ((var, lars), gradient) in self.trained().into_iter().zip(&self.optimisers).zip(&sums) {
+            lars.step(var.as_tensor(), gradient, settings.learning_rate)?;
+        }
+        let online = [self.online.encoder.params(), self.online.projector.params()];
+        let target = [self.target.encoder.params(), self.target.projector.params()];
+        for (target, online) in target.into_iter().zip(online) {
+            ema::update(target.as_tensor(), online.as_tensor(), settings.tau)?;
+        }
+        Ok(report)
+    }
+
+    /// Loss and gradients of one of so many parts of a batch; the gradients are divided by `parts`.
+    fn gradients(&self, view1: &[f32], view2: &[f32], parts: usize) -> Result<(StepReport, Vec<Tensor>)> {
         let views = self.both_views(view1, view2)?;
         let rows = views.dim(0)?;
         let mode = Mode::Train { views: 2 };
@@ -138,38 +196,60 @@ impl Byol {
         let projection =
             Tensor::cat(&[projection.narrow(0, half, half)?, projection.narrow(0, 0, half)?], 0)?;
         let (representation, online) = self.online.forward(&views, mode, &self.pool, true)?;
-        let prediction = self.predictor.forward(&online, mode, &self.pool, true)?;
+        let prediction = match &self.predictor {
+            Some(predictor) => predictor.forward(&online, mode, &self.pool, true)?,
+            None => online,
+        };
         // The mean over both directions' rows, times two: the sum of the two directions' means.
         let loss = (loss::regression(&prediction, &projection)? * 2.0)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
-        let spread = with_values(&representation, |r| representation_std(r, rows))?;
+        let representation_std = with_values(&representation, |r| representation_std(r, rows))?;
         drop(representation);
-        let mut gradients = loss.backward()?;
-        let params = [self.online.encoder.params(), self.online.projector.params(), self.predictor.params()];
-        for (var, lars) in params.into_iter().zip(&self.optimisers) {
-            let Some(gradient) = gradients.remove(var) else {
+        let mut found = (loss / parts as f64)?.backward()?;
+        let mut gradients = Vec::new();
+        for var in self.trained() {
+            let Some(gradient) = found.remove(var) else {
                 candle_core::bail!("a part of the network got no gradient");
             };
-            lars.step(var.as_tensor(), &gradient, settings.learning_rate)?;
+            gradients.push(gradient);
         }
-        let online = [self.online.encoder.params(), self.online.projector.params()];
-        let target = [self.target.encoder.params(), self.target.projector.params()];
-        for (target, online) in target.into_iter().zip(online) {
-            ema::update(target.as_tensor(), online.as_tensor(), settings.tau)?;
-        }
-        Ok(StepReport { loss: value, representation_std: spread })
+        Ok((StepReport { loss: value, representation_std }, gradients))
     }
 
-    fn both_views(&self, view1: &[f32], view2: &[f32]) -> Result<Tensor> {
+    /// What the online network makes of views `[rows, size, size, 3]`, normalised by its running
+    /// statistics: representations `[rows, dim]` and projections `[rows, features]`.
+    pub fn encode(&self, views: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (_, rows) = self.count(views, views)?;
+        let size = self.online.encoder.net().config().image_size;
+        let views = Tensor::from_slice(views, (rows, size, size, 3), &Device::Cpu)?;
+        let (representation, projection) = self.online.forward(&views, Mode::Eval, &self.pool, false)?;
+        let flat = |t: Tensor| t.flatten_all()?.to_vec1();
+        Ok((flat(representation)?, flat(projection)?))
+    }
+
+    /// The variables of encoder, projector and predictor.
+    fn trained(&self) -> Vec<&Var> {
+        let network = [self.online.encoder.params(), self.online.projector.params()];
+        network.into_iter().chain(self.predictor.as_ref().map(Part::params)).collect()
+    }
+
+    /// Values of a picture, and how many pictures two equally long views hold.
+    fn count(&self, view1: &[f32], view2: &[f32]) -> Result<(usize, usize)> {
         let size = self.online.encoder.net().config().image_size;
         let picture = size * size * 3;
         if view1.len() != view2.len() || view1.is_empty() || !view1.len().is_multiple_of(picture) {
             candle_core::bail!("two views of the same pictures, {size}×{size}×3 values each, are needed");
         }
+        Ok((picture, view1.len() / picture))
+    }
+
+    fn both_views(&self, view1: &[f32], view2: &[f32]) -> Result<Tensor> {
+        let size = self.online.encoder.net().config().image_size;
+        let (_, pictures) = self.count(view1, view2)?;
         let mut both = Vec::with_capacity(2 * view1.len());
         both.extend_from_slice(view1);
         both.extend_from_slice(view2);
-        Tensor::from_vec(both, (2 * view1.len() / picture, size, size, 3), &Device::Cpu)
+        Tensor::from_vec(both, (2 * pictures, size, size, 3), &Device::Cpu)
     }
 
     /// All arrays, for a checkpoint.
@@ -178,7 +258,9 @@ impl Byol {
             (Weights::default(), Weights::default(), Weights::default());
         self.online.encoder.save(&mut online)?;
         self.online.projector.save(&mut online)?;
-        self.predictor.save(&mut online)?;
+        if let Some(predictor) = &self.predictor {
+            predictor.save(&mut online)?;
+        }
         self.target.encoder.save(&mut target)?;
         self.target.projector.save(&mut target)?;
         for (layout, lars) in self.layouts().into_iter().zip(&self.optimisers) {
@@ -195,12 +277,9 @@ impl Byol {
         Ok(())
     }
 
-    fn layouts(&self) -> [&crate::nn::layout::Layout; 3] {
-        [
-            self.online.encoder.net().params(),
-            self.online.projector.net().params(),
-            self.predictor.net().params(),
-        ]
+    fn layouts(&self) -> Vec<&Layout> {
+        let network = [self.online.encoder.net().params(), self.online.projector.net().params()];
+        network.into_iter().chain(self.predictor.as_ref().map(|p| p.net().params())).collect()
     }
 }
 

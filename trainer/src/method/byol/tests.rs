@@ -36,9 +36,9 @@ fn encoder() -> EncoderConfig {
     EncoderConfig::new(Arch::Resnet18, 0.125, 16)
 }
 
-const HEADS: HeadConfig = HeadConfig { hidden: 32, projection: 16 };
+const HEADS: HeadConfig = HeadConfig::new(32, 16);
 const LARS: LarsConfig = LarsConfig { weight_decay: 0.01, momentum: 0.9, trust: 0.02 };
-const SETTINGS: StepSettings = StepSettings { learning_rate: 0.5, tau: 0.9 };
+const SETTINGS: StepSettings = StepSettings { learning_rate: 0.5, tau: 0.9, accumulate: 1 };
 
 /// The arrays under `prefix`; the bias before a batch norm, which the trainer leaves out, dropped.
 fn under(arrays: &Arrays, prefix: &str) -> Weights {
@@ -90,8 +90,12 @@ fn gradients_match_pytorch() {
     let plain = LarsConfig { weight_decay: 0.0, momentum: 0.0, trust: 1.0 };
     let online = under(&arrays, "online/");
     let mut byol = Byol::new(&encoder(), HEADS, plain, &online, Some(&reversed(&online))).unwrap();
-    byol.step(&arrays["view1"].data, &arrays["view2"].data, StepSettings { learning_rate: 1.0, tau: 1.0 })
-        .unwrap();
+    byol.step(
+        &arrays["view1"].data,
+        &arrays["view2"].data,
+        StepSettings { learning_rate: 1.0, tau: 1.0, accumulate: 1 },
+    )
+    .unwrap();
     let velocity = byol.snapshot().unwrap().velocity;
     let expected = under(&arrays, "grad/");
     assert_eq!(velocity.0.len(), expected.0.len());
@@ -162,7 +166,7 @@ fn the_gradient_of_a_whole_network_matches_finite_differences() {
             (0..n).map(next).collect()
         };
         let (a, b) = (draw(8 * size * size * 3), draw(8 * size * size * 3));
-        let still = StepSettings { learning_rate: 0.0, tau: 1.0 };
+        let still = StepSettings { learning_rate: 0.0, tau: 1.0, accumulate: 1 };
         let mut byol = Byol::new(&config, HEADS, rest, &weights, None).unwrap();
         byol.step(&a, &b, still).unwrap();
         let velocity = byol.snapshot().unwrap().velocity;
@@ -185,6 +189,68 @@ fn the_gradient_of_a_whole_network_matches_finite_differences() {
         let slope = (loss(1.0) - loss(-1.0)) / (2.0 * h);
         assert!((slope / square - 1.0).abs() < 0.05, "{arch:?}: {slope} {square}");
     }
+}
+
+#[test]
+fn two_parts_of_the_same_pictures_update_as_one() {
+    let arrays = fixture();
+    let (a, b) = (&arrays["view1"].data, &arrays["view2"].data);
+    let (mut once, mut twice) = (start(&arrays), start(&arrays));
+    let one = once.step(a, b, SETTINGS).unwrap();
+    let two = twice.step(&a.repeat(2), &b.repeat(2), StepSettings { accumulate: 2, ..SETTINGS }).unwrap();
+    assert!((one.loss - two.loss).abs() < 1e-6);
+    let (once, twice) = (once.snapshot().unwrap(), twice.snapshot().unwrap());
+    for (one, two) in
+        [(&once.online, &twice.online), (&once.target, &twice.target), (&once.velocity, &twice.velocity)]
+    {
+        for (name, expected) in &one.0 {
+            let found = &two.0[name].data;
+            if name.contains(".running_") {
+                assert_ne!(found, &expected.data, "{name}: each part moves the running statistics");
+            } else {
+                assert_near(name, found, &expected.data, 1e-6);
+            }
+        }
+    }
+    let uneven = start(&arrays).step(a, b, StepSettings { accumulate: 3, ..SETTINGS });
+    assert!(uneven.unwrap_err().to_string().contains("3 equal parts"));
+}
+
+#[test]
+fn a_part_is_weighed_by_its_share() {
+    let arrays = fixture();
+    let (a, b) = (&arrays["view1"].data, &arrays["view2"].data);
+    let plain = LarsConfig { weight_decay: 0.0, momentum: 0.0, trust: 1.0 };
+    let online = under(&arrays, "online/");
+    let still = |accumulate| StepSettings { learning_rate: 0.0, tau: 1.0, accumulate };
+    let gradient = |a: &[f32], b: &[f32], parts| {
+        let mut byol = Byol::new(&encoder(), HEADS, plain, &online, Some(&reversed(&online))).unwrap();
+        byol.step(a, b, still(parts)).unwrap();
+        // LARS leaves the norms' gradients as they are.
+        byol.snapshot().unwrap().velocity.0["stem.norm.bias"].data.clone()
+    };
+    let half = a.len() / 2;
+    let (first, second) = (gradient(&a[..half], &b[..half], 1), gradient(&a[half..], &b[half..], 1));
+    let mean: Vec<f32> = first.iter().zip(&second).map(|(f, s)| (f + s) / 2.0).collect();
+    assert_near("mean of both halves", &gradient(a, b, 2), &mean, 1e-5);
+}
+
+#[test]
+fn without_a_predictor_there_are_two_parts_and_representations_are_the_same() {
+    let arrays = fixture();
+    let online = under(&arrays, "online/");
+    let heads = HeadConfig { predictor: false, ..HEADS };
+    let mut bare = Byol::new(&encoder(), heads, LARS, &online, None).unwrap();
+    let views = &arrays["view1"].data;
+    let (representations, projections) = bare.encode(views).unwrap();
+    assert_near("representation", &representations, &arrays["representation"].data, 1e-5);
+    assert_eq!(projections.len() / HEADS.projection, representations.len() / encoder().dim());
+    bare.step(views, &arrays["view2"].data, SETTINGS).unwrap();
+    let snapshot = bare.snapshot().unwrap();
+    assert!(!snapshot.online.0.keys().any(|name| name.starts_with("predictor")));
+    let mut again = Byol::new(&encoder(), heads, LARS, &snapshot.online, Some(&snapshot.target)).unwrap();
+    again.restore_velocity(&snapshot.velocity).unwrap();
+    assert_eq!(again.snapshot().unwrap(), snapshot);
 }
 
 #[test]
