@@ -48,6 +48,15 @@ pub fn folders(config: &Config) -> Vec<PathBuf> {
     std::iter::once(config.models_dir.clone()).chain(beside).collect()
 }
 
+/// The artefact folder of a full name, `<name>-v<N>`, in [`folders`].
+#[must_use]
+pub fn named(config: &Config, name: &Path) -> Option<PathBuf> {
+    // A name alone, so that nothing outside the folders is reached.
+    let plain = name.components().count() == 1 && name.file_name() == Some(name.as_os_str());
+    let paths = folders(config).into_iter().map(|folder| folder.join(name));
+    paths.filter(|_| plain).find(|path| path.join("manifest.json").is_file())
+}
+
 /// Artefact folders `<name>-v<N>` in `folder`, by name and version, the newest last.
 #[must_use]
 pub fn list(folder: &Path) -> Vec<PathBuf> {

@@ -11,7 +11,9 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
 use crate::artefact::Artefact;
 use crate::embedding::Embedding;
+use crate::manifest::Manifest;
 use crate::pixels::Pixels;
+use crate::preprocess::Preprocess;
 use crate::runtime::{self, RuntimeError};
 
 /// Where a session runs.
@@ -57,6 +59,14 @@ pub struct GraphShape {
     pub width: u32,
     /// Length of the output.
     pub dim: usize,
+}
+
+impl GraphShape {
+    /// What the graph of a manifest's artefact must take and give.
+    pub fn of(manifest: &Manifest) -> Self {
+        let Preprocess { height, width, .. } = manifest.preprocess;
+        Self { height, width, dim: manifest.output.dim }
+    }
 }
 
 /// An encoder that can embed.
@@ -132,12 +142,7 @@ impl Encoder {
     /// # Errors
     /// See [`EncoderError`].
     pub fn open(artefact: &Artefact, options: &SessionOptions) -> Result<Self, EncoderError> {
-        let manifest = artefact.manifest();
-        let shape = GraphShape {
-            height: manifest.preprocess.height,
-            width: manifest.preprocess.width,
-            dim: manifest.output.dim,
-        };
+        let shape = GraphShape::of(artefact.manifest());
         Self::from_source(Source::File(&artefact.model_path()), shape, options)
     }
 

@@ -4,13 +4,16 @@
 //! pixels, and the pixels the same embedding, on both sides.
 
 pub mod artefact;
+pub mod compare;
 pub mod contract;
 pub mod decode;
 pub mod digest;
 pub mod embedding;
 pub mod encoder;
+pub mod gallery;
 pub mod golden;
 pub mod manifest;
+pub mod neighbours;
 pub mod pixels;
 pub mod preprocess;
 pub mod runtime;
@@ -18,6 +21,7 @@ pub mod runtime;
 mod tiny_onnx;
 
 pub use artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
+pub use compare::{CompareError, Comparison, PictureChange, compare};
 pub use contract::Contract;
 pub use decode::{DecodeError, DecodeLimits, ImageBytes, ImageKind, decode, sniff};
 pub use embedding::{Embedding, EmbeddingError};

@@ -194,7 +194,7 @@ impl Output {
 }
 
 /// A progress bar on a terminal, nothing otherwise.
-fn progress(total: usize) -> ProgressBar {
+pub fn progress(total: usize) -> ProgressBar {
     let template = "{bar:32} {pos}/{len} {per_sec} {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total as u64).with_style(style)

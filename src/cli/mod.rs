@@ -1,6 +1,7 @@
 //! The command line: `latentd [serve]` and its companions.
 
 mod client;
+mod compare;
 mod embed;
 pub mod files;
 mod healthcheck;
@@ -62,7 +63,7 @@ enum Command {
     Index(Box<index::IndexArgs>),
     /// Find the indexed pictures nearest to one
     Search(Box<search::SearchArgs>),
-    /// List or verify artefacts
+    /// List, verify or compare artefacts
     Model(model::ModelArgs),
     /// Install ONNX Runtime
     Runtime(runtime::RuntimeArgs),

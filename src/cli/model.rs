@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use latentd_model::{Artefact, Encoder, Golden, SessionOptions};
 
 use super::Settings;
+use super::compare::{self, CompareArgs};
 use crate::config::Config;
 use crate::locate;
 
@@ -29,6 +30,8 @@ enum ModelCommand {
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Compare two encoders: how far the neighbours of the same pictures change
+    Compare(CompareArgs),
 }
 
 /// Runs the command.
@@ -39,6 +42,7 @@ pub fn run(args: ModelArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         ModelCommand::List(settings) => list(&settings.load()?),
         ModelCommand::Verify { dir, settings } => verify(dir.as_deref(), &settings.load()?),
+        ModelCommand::Compare(args) => compare::run(args),
     }
 }
 
@@ -78,8 +82,7 @@ fn verify(dir: Option<&Path>, config: &Config) -> anyhow::Result<ExitCode> {
         manifest.files.len(),
         manifest.contract
     );
-    let explicit = Some(config.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty());
-    latentd_model::runtime::init(explicit)?;
+    super::serve::init_runtime(config)?;
     let mut encoder =
         Encoder::open(&artefact, &SessionOptions::default()).context("cannot open the model")?;
     let golden = artefact.golden()?;

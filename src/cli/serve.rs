@@ -1,11 +1,10 @@
 //! `latentd serve`: from the configuration to a running server.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use latentd_model::{Artefact, RuntimeInfo};
+use latentd_model::{Artefact, RuntimeError, RuntimeInfo};
 use tokio::net::TcpListener;
 
 use super::Settings;
@@ -78,12 +77,20 @@ pub async fn assemble(config: Config) -> anyhow::Result<AppState> {
 /// When the runtime or the artefact is missing or unusable.
 pub fn open_model(config: &Config) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
     let artefact = locate::open(config)?;
-    let explicit = Some(config.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty());
-    let runtime = latentd_model::runtime::init(explicit.map(Path::new))?;
+    let runtime = init_runtime(config)?;
     let name = artefact.manifest().full_name();
     let backends = backend::ort::open(config, &artefact, &runtime)
         .with_context(|| format!("cannot open the encoder {name}"))?;
     Ok((runtime, artefact, backends))
+}
+
+/// Loads the ONNX Runtime that the configuration names, else the one that is found.
+///
+/// # Errors
+/// When there is none.
+pub fn init_runtime(config: &Config) -> Result<RuntimeInfo, RuntimeError> {
+    let explicit = Some(config.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty());
+    latentd_model::runtime::init(explicit)
 }
 
 fn announce(app: &App, listener: &TcpListener) {

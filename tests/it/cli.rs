@@ -95,3 +95,31 @@ fn models_are_listed_and_verified() {
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     assert!(text.contains("are sound") && text.contains("golden pictures pass"), "{text}");
 }
+
+#[test]
+fn encoders_are_compared_by_their_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("page.html");
+    let name = crate::support::model_dir();
+    let name = name.to_str().unwrap();
+    let run = latentd()
+        .args(["model", "compare", name, name, "--images", "examples", "-k", "2", "--json", "--html"])
+        .arg(&page)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(found["mean_overlap"], 1.0, "{found}");
+    assert_eq!(found["pictures"], examples().len());
+    assert_eq!(found["most_changed"][0]["before"].as_array().unwrap().len(), 2);
+    assert!(std::fs::read_to_string(page).unwrap().contains("data:image/jpeg"));
+    let failing = |args: &[&str]| {
+        let run = latentd().args(["model", "compare"]).args(args).output().unwrap();
+        assert!(!run.status.success(), "{args:?}");
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let text = failing(&[name, "nobody-v1", "--images", "examples"]);
+    assert!(text.contains("nobody-v1"), "{text}");
+    let text = failing(&[name, name, "--images", "examples", "-k", "500"]);
+    assert!(text.contains("at least 502"), "{text}");
+}

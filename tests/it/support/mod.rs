@@ -125,6 +125,12 @@ pub fn settings(change: impl FnOnce(&mut Config)) -> (Config, TempDir) {
     (config, data)
 }
 
+/// The folder of the encoder that [`settings`] would serve.
+pub fn model_dir() -> PathBuf {
+    let (config, _data) = settings(|_| {});
+    latentd::locate::open(&config).unwrap().dir().to_owned()
+}
+
 /// An example picture, e.g. `outwear-1`.
 pub fn example(name: &str) -> Vec<u8> {
     std::fs::read(root().join(format!("examples/{name}.jpg"))).unwrap()
