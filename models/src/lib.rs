@@ -14,6 +14,7 @@ pub mod gallery;
 pub mod golden;
 pub mod manifest;
 pub mod neighbours;
+pub mod onnx;
 pub mod pixels;
 pub mod preprocess;
 pub mod runtime;

@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 
-use prost::Message;
-
-use super::proto::{
+use latentd_model::onnx::{
     AttributeProto, Dimension, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type,
 };
+use prost::Message;
 
 /// A value of the graph being built: a graph input, a constant or a node's output.
 #[derive(Clone, Debug)]

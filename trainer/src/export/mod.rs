@@ -6,7 +6,6 @@
 pub mod crop;
 pub mod graph;
 pub mod parity;
-pub mod proto;
 pub mod resnet;
 pub mod samples;
 

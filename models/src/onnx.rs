@@ -1,5 +1,7 @@
 //! ONNX as protobuf messages: the part of `onnx.proto` that an image encoder needs.
 //!
+//! The trainer writes graphs with them, and quantisation reads and rewrites what it wrote.
+//!
 //! The messages are declared by hand with `prost` so that no `protoc` is needed to build. Names and
 //! field numbers are those of `onnx.proto` (ONNX 1.12: IR version 8, default operator set 17); the
 //! file is proto2 there, which is why single fields are `Option`s and repeated numbers unpacked.
