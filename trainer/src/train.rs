@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Header};
 use crate::data::{DataError, Loader, LoaderConfig, PictureCache};
+use crate::device::{Place, Precision};
 use crate::method::byol::{Byol, StepReport, StepSettings, random_weights};
+use crate::method::learner::{self, Learner, LearnerError, Start};
 use crate::method::part::PartError;
 use crate::optim::schedule;
 use crate::report::MetricRow;
@@ -36,6 +38,9 @@ pub enum TrainError {
     /// candle refused.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A step, or the device that it runs on.
+    #[error(transparent)]
+    Learner(#[from] LearnerError),
     /// The loss is no number any more.
     #[error(
         "the loss became {loss} at step {step}: lower base_learning_rate; the last checkpoint is from step {saved}"
@@ -84,6 +89,10 @@ pub struct Control<'a> {
     pub checkpoint_every: Duration,
     /// Threads that render views; 0 takes what the machine offers.
     pub view_threads: usize,
+    /// Where to compute.
+    pub place: Place,
+    /// What a GPU multiplies in.
+    pub precision: Precision,
 }
 
 /// Trains from a checkpoint of step 0 (or any other) to the end of its schedule.
@@ -100,12 +109,18 @@ pub fn train(
         return Err(TrainError::OtherPictures { found, expected: header.data });
     }
     let config = &header.config;
-    let mut byol =
-        Byol::new(&header.encoder, config.heads, config.lars, &arrays.online, Some(&arrays.target))?;
-    byol.restore_velocity(&arrays.velocity)?;
+    let start = Start {
+        encoder: &header.encoder,
+        heads: config.heads,
+        lars: config.lars,
+        online: &arrays.online,
+        target: Some(&arrays.target),
+    };
+    let mut learner = learner::open(control.place, control.precision, &start)?;
+    learner.restore_velocity(&arrays.velocity)?;
     let loader = Loader::new(cache, config.views.clone(), loader_config(&header, control.view_threads))?;
     let metrics = run.metrics_from(header.step)?;
-    Session { checkpoints: &run.checkpoints(), saved: header.step, header, byol, loader, metrics }
+    Session { checkpoints: &run.checkpoints(), saved: header.step, header, learner, loader, metrics }
         .run(control, progress)
 }
 
@@ -152,7 +167,7 @@ struct Session<'a> {
     checkpoints: &'a Path,
     saved: u64,
     header: Header,
-    byol: Byol,
+    learner: Box<dyn Learner>,
     loader: Loader,
     metrics: MetricsLog,
 }
@@ -175,23 +190,28 @@ impl Session<'_> {
                 tau: schedule::tau(self.header.config.tau_base, step, total),
                 accumulate: self.header.config.accumulate,
             };
-            let report = self.byol.step(&batch.view1, &batch.view2, settings)?;
+            let mut reports = self.learner.step(&batch.view1, &batch.view2, settings)?;
             self.loader.recycle(batch);
-            if !report.loss.is_finite() {
+            let stop = control.stop.load(Ordering::Relaxed);
+            let save = stop || step + 1 == total || clock.since_save.elapsed() >= control.checkpoint_every;
+            let full = means.steps + 1 == ROW_STEPS || step + 1 == total;
+            if save || full {
+                reports.extend(self.learner.finish()?);
+            }
+            if let Some(report) = reports.iter().find(|report| !report.loss.is_finite()) {
                 return Err(TrainError::Diverged { loss: report.loss, step, saved: self.saved });
             }
             self.header.step = step + 1;
             let seconds = clock.lap();
             self.header.seconds += seconds;
-            means.add(report, seconds);
+            means.add(&reports, seconds);
             let row = means.row(&self.header, settings, per_epoch);
             progress.step(step + 1, total, &row);
-            if means.steps == ROW_STEPS || step + 1 == total {
+            if full {
                 self.metrics.push(&row)?;
                 means = Means::default();
             }
-            let stop = control.stop.load(Ordering::Relaxed);
-            if stop || step + 1 == total || clock.since_save.elapsed() >= control.checkpoint_every {
+            if save {
                 self.save()?;
                 clock.since_save = Instant::now();
             }
@@ -203,7 +223,7 @@ impl Session<'_> {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
-        let checkpoint = Checkpoint { header: self.header.clone(), arrays: self.byol.snapshot()? };
+        let checkpoint = Checkpoint { header: self.header.clone(), arrays: self.learner.snapshot()? };
         checkpoint.write(self.checkpoints)?;
         self.saved = self.header.step;
         Ok(())
@@ -231,29 +251,32 @@ impl Clock {
 #[derive(Default)]
 struct Means {
     steps: u64,
+    reports: u64,
     loss: f64,
     spread: f64,
     seconds: f64,
 }
 
 impl Means {
-    fn add(&mut self, report: StepReport, seconds: f64) {
+    fn add(&mut self, reports: &[StepReport], seconds: f64) {
         self.steps += 1;
-        self.loss += report.loss;
-        self.spread += report.representation_std;
+        self.reports += reports.len() as u64;
+        self.loss += reports.iter().map(|r| r.loss).sum::<f64>();
+        self.spread += reports.iter().map(|r| r.representation_std).sum::<f64>();
         self.seconds += seconds;
     }
 
     fn row(&self, header: &Header, settings: StepSettings, per_epoch: u64) -> MetricRow {
         let steps = self.steps as f64;
+        let mean = |sum: f64| (self.reports > 0).then(|| sum / self.reports as f64);
         MetricRow {
             kind: "step".into(),
             step: header.step,
             epoch: header.step as f64 / per_epoch.max(1) as f64,
-            loss: Some(self.loss / steps),
+            loss: mean(self.loss),
             lr: Some(settings.learning_rate),
             tau: Some(settings.tau),
-            representation_std: Some(self.spread / steps),
+            representation_std: mean(self.spread),
             images_per_s: Some(steps * header.config.batch as f64 / self.seconds.max(1e-9)),
         }
     }

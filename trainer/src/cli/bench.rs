@@ -3,8 +3,13 @@
 use std::time::Instant;
 
 use crate::config::RunConfig;
-use crate::method::byol::{Byol, HeadConfig, StepSettings, random_weights};
+use crate::device::{Compute, Place};
+use crate::method::byol::{HeadConfig, StepSettings, random_weights};
+use crate::method::learner::{self, Start};
 use crate::nn::config::{Arch, EncoderConfig};
+
+/// Steps that are not timed: memory and algorithms are chosen in them.
+const WARMUP_STEPS: usize = 2;
 
 /// Time whole training steps on synthetic views (no decoding, no augmentation).
 #[derive(Debug, clap::Args)]
@@ -30,6 +35,8 @@ pub struct Args {
     /// Features of projections.
     #[arg(long, default_value_t = 128)]
     projection: usize,
+    #[command(flatten)]
+    compute: Compute,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -51,31 +58,38 @@ impl Args {
         anyhow::ensure!(self.steps > 0, "--steps must be at least 1");
         let encoder = EncoderConfig::new(self.arch, self.width, self.image_size);
         let weights = random_weights(&encoder, heads, 0);
-        let mut byol = Byol::new(&encoder, heads, config.lars, &weights, None)?;
-        drop(weights);
+        let start = Start { encoder: &encoder, heads, lars: config.lars, online: &weights, target: None };
+        let place = self.compute.place()?;
+        let mut learner = learner::open(place, self.compute.precision, &start)?;
         let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
         let (view1, view2) = (view(1), view(2));
         let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: 1 };
-        let mut times = Vec::with_capacity(self.steps);
-        for step in 0..self.steps + 2 {
-            let start = Instant::now();
-            byol.step(&view1, &view2, settings)?;
-            if step >= 2 {
-                times.push(start.elapsed().as_secs_f64());
-            }
+        for _ in 0..WARMUP_STEPS {
+            learner.step(&view1, &view2, settings)?;
         }
-        let speed = self.batch as f64 * times.len() as f64 / times.iter().sum::<f64>();
-        let best = self.batch as f64 / times.iter().copied().fold(f64::MAX, f64::min);
+        learner.finish()?;
+        let (start, mut lap, mut best) = (Instant::now(), Instant::now(), f64::MAX);
+        for _ in 0..self.steps {
+            learner.step(&view1, &view2, settings)?;
+            best = best.min(lap.elapsed().as_secs_f64());
+            lap = Instant::now();
+        }
+        learner.finish()?;
+        let speed = (self.batch * self.steps) as f64 / start.elapsed().as_secs_f64();
+        // A GPU runs behind: only all steps together have a time.
+        let best = (place == Place::Cpu).then_some(self.batch as f64 / best);
         let rss = peak_rss_mib();
         let threads = rayon::current_num_threads();
         if self.json {
             let json = serde_json::json!({
                 "images_per_s": speed, "images_per_s_best": best, "peak_rss_mib": rss, "threads": threads,
+                "device": place.to_string(),
             });
             println!("{json}");
         } else {
             let memory = rss.map_or("unknown".into(), |m| format!("{m:.0} MiB"));
-            println!("{speed:.1} images/s (best step {best:.1}), peak memory {memory}, {threads} threads");
+            let best = best.map_or(String::new(), |best| format!(" (best step {best:.1})"));
+            println!("{speed:.1} images/s{best} on {place}, peak memory {memory}, {threads} threads");
         }
         Ok(())
     }

@@ -31,8 +31,9 @@ impl Args {
             tracing::info!("the run is finished");
             return Ok(());
         }
+        let place = self.machine.place()?;
         let root = self.pictures.unwrap_or(info.pictures_root);
         let (cache, _) = pictures::load(&root, header.config.shortest_edge(), &self.machine.build_options())?;
-        go(&run, start, cache, &self.machine)
+        go(&run, start, cache, &self.machine, place)
     }
 }

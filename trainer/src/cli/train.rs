@@ -11,6 +11,7 @@ use super::{STOP, command_line, pictures};
 use crate::checkpoint::Checkpoint;
 use crate::config::RunConfig;
 use crate::data::{BuildOptions, PictureCache};
+use crate::device::{Compute, Place};
 use crate::nn::config::Arch;
 use crate::run::{RunDir, RunInfo, now};
 use crate::train::{Control, Ended, first_checkpoint, train};
@@ -94,6 +95,8 @@ pub struct Machine {
     /// Threads that render views; by default what the machine offers.
     #[arg(long, default_value_t = 0)]
     view_threads: usize,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 impl Overrides {
@@ -120,6 +123,11 @@ impl Overrides {
 }
 
 impl Machine {
+    /// Where to compute; a device that was asked for and is not there is refused.
+    pub fn place(&self) -> anyhow::Result<Place> {
+        Ok(self.compute.place()?)
+    }
+
     /// How the pictures are kept.
     pub fn build_options(&self) -> BuildOptions {
         BuildOptions {
@@ -146,6 +154,7 @@ impl Args {
             "{0} holds a run already: go on with `latentd-trainer resume {0}`, or choose another --out",
             self.out.display()
         );
+        let place = self.machine.place()?;
         let (cache, skipped) =
             pictures::load(&self.pictures, config.shortest_edge(), &self.machine.build_options())?;
         anyhow::ensure!(
@@ -173,7 +182,7 @@ impl Args {
             config.batch,
             self.out.display()
         );
-        go(&run, start, cache, &self.machine)
+        go(&run, start, cache, &self.machine, place)
     }
 
     fn info(&self, cache: &PictureCache) -> RunInfo {
@@ -196,6 +205,7 @@ pub fn go(
     start: Checkpoint,
     cache: std::sync::Arc<PictureCache>,
     machine: &Machine,
+    place: Place,
 ) -> anyhow::Result<()> {
     let minutes = machine.checkpoint_minutes;
     anyhow::ensure!((0.0..=1e6).contains(&minutes), "--checkpoint-minutes {minutes} is outside 0 to 1000000");
@@ -203,6 +213,8 @@ pub fn go(
         stop: &STOP,
         checkpoint_every: Duration::from_secs_f64(60.0 * minutes),
         view_threads: machine.view_threads,
+        place,
+        precision: machine.compute.precision,
     };
     let mut progress = TrainProgress::new(start.header.step, start.header.total_steps);
     let at = |path: &Path| path.display().to_string();

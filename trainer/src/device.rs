@@ -1,0 +1,138 @@
+//! Where a run computes: the CPU or a GPU.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The device asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU where one works, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU, or no start.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .filter(|n| (0..1024).contains(n))
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("{text:?} is no device: use auto, cpu, cuda or cuda:N")),
+        }
+    }
+}
+
+/// The device in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The CPU.
+    Cpu,
+    /// This GPU.
+    Cuda(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// What a GPU multiplies in; sums, weights, statistics and the optimiser are f32 in all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// Feature maps and products in bfloat16, on tensor cores.
+    Bf16,
+    /// Feature maps in f32, products in TensorFloat-32, on tensor cores.
+    Tf32,
+    /// f32 throughout, without tensor cores: to compare with the CPU.
+    F32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "bf16",
+            Self::Tf32 => "tf32",
+            Self::F32 => "f32",
+        })
+    }
+}
+
+/// A device that was asked for by name and is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{place} cannot be used: {reason}; --device cpu trains without it")]
+pub struct DeviceError {
+    /// Which.
+    pub place: Place,
+    /// Why.
+    pub reason: String,
+}
+
+/// The choice of a device, as flags.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Compute {
+    /// Where to compute: auto (the first GPU where one works, else the CPU), cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", env = "LATENTD_TRAINER_DEVICE")]
+    device: DeviceChoice,
+    /// What a GPU multiplies in; the CPU computes in f32.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    pub precision: Precision,
+}
+
+impl Compute {
+    /// The place to compute at; `auto` says in the log why it is not a GPU.
+    pub fn place(&self) -> Result<Place, DeviceError> {
+        let (place, must) = match self.device {
+            DeviceChoice::Cpu => return Ok(Place::Cpu),
+            DeviceChoice::Auto => (Place::Cuda(0), false),
+            DeviceChoice::Cuda(n) => (Place::Cuda(n), true),
+        };
+        match usable(place) {
+            Ok(name) => {
+                tracing::info!("computing on {place}: {name}, {}", self.precision);
+                Ok(place)
+            }
+            Err(reason) if must => Err(DeviceError { place, reason }),
+            Err(reason) => {
+                tracing::info!("computing on the CPU: {reason}");
+                Ok(Place::Cpu)
+            }
+        }
+    }
+}
+
+/// The name of a GPU that can be used, or why it cannot.
+fn usable(_: Place) -> Result<String, String> {
+    Err("this program has no GPU support yet".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        let read = |text: &str| text.parse::<DeviceChoice>();
+        assert_eq!(read("auto").unwrap(), DeviceChoice::Auto);
+        assert_eq!(read("cpu").unwrap(), DeviceChoice::Cpu);
+        assert_eq!(read("cuda").unwrap(), DeviceChoice::Cuda(0));
+        assert_eq!(read("cuda:7").unwrap(), DeviceChoice::Cuda(7));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            assert!(read(text).unwrap_err().contains("use auto, cpu, cuda or cuda:N"), "{text}");
+        }
+    }
+}
