@@ -1,4 +1,4 @@
-//! GFLOP/s of the convolution kernels on the layers of a CIFAR ResNet-18, per CPU second.
+//! GFLOP/s of the convolution kernels on the layers of a CIFAR ResNet-18, at each precision.
 //!
 //! `cargo bench -p latentd-trainer --bench convolution`
 
@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use latentd_trainer::nn::kernels::conv::{self, ConvShape};
 use latentd_trainer::nn::kernels::geometry::Geometry;
+use latentd_trainer::nn::kernels::precision::Precision;
 
 fn time(flops: f64, mut f: impl FnMut()) -> f64 {
     f();
@@ -20,38 +21,46 @@ fn time(flops: f64, mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    println!(
-        "kernel stride   cin  cout  size   forward  d input  d weights  (GFLOP/s, {} threads)",
-        rayon::current_num_threads()
-    );
-    let images = 32;
-    for width in [16, 64] {
-        let mut layers = vec![(3, 1, 3, width, 32)];
-        for stage in 0..4 {
-            let c = width << stage;
-            if stage > 0 {
-                layers.push((3, 2, c / 2, c, 64 >> stage));
-                layers.push((1, 2, c / 2, c, 64 >> stage));
+    let threads = rayon::current_num_threads();
+    for precision in [Precision::Highest, Precision::High, Precision::Medium] {
+        println!("{precision:?} (GFLOP/s, {threads} threads)");
+        println!("kernel stride   cin  cout  size   forward  d input  d weights");
+        for width in [16, 64] {
+            for (kernel, stride, cin, cout, size) in layers(width) {
+                layer(ConvShape { kernel, stride, cin, cout, precision }, size);
             }
-            layers.push((3, 1, c, c, 32 >> stage));
-        }
-        for (kernel, stride, cin, cout, size) in layers {
-            let shape = ConvShape { kernel, stride, cin, cout };
-            let xg = Geometry { images, height: size, width: size, channels: cin, pad: kernel / 2 };
-            let zg = shape.output(xg);
-            let dzg = zg.with_pad(kernel / 2);
-            let x = vec![0.5f32; xg.len()];
-            let w = vec![0.01f32; shape.weights()];
-            let (mut z, mut dx, mut dw) =
-                (vec![0f32; zg.len()], vec![0f32; xg.with_pad(0).len()], vec![0f32; w.len()]);
-            let dz = vec![0.5f32; dzg.len()];
-            let flops = 2.0 * (shape.weights() * zg.pixels() * images) as f64;
-            let f = time(flops, || conv::forward(shape, xg, black_box(&x), &w, zg, &mut z));
-            let i = time(flops, || {
-                conv::backward_input(shape, dzg, black_box(&dz), &w, xg.with_pad(0), &mut dx, false)
-            });
-            let b = time(flops, || conv::backward_weights(shape, xg, black_box(&x), dzg, &dz, &mut dw));
-            println!("{kernel:6} {stride:6} {cin:5} {cout:5} {size:5} {f:9.1} {i:8.1} {b:10.1}");
         }
     }
+}
+
+/// (kernel, stride, channels in, channels out, height and width of the input).
+fn layers(width: usize) -> Vec<(usize, usize, usize, usize, usize)> {
+    let mut layers = vec![(3, 1, 3, width, 32)];
+    for stage in 0..4 {
+        let c = width << stage;
+        if stage > 0 {
+            layers.push((3, 2, c / 2, c, 64 >> stage));
+            layers.push((1, 2, c / 2, c, 64 >> stage));
+        }
+        layers.push((3, 1, c, c, 32 >> stage));
+    }
+    layers
+}
+
+fn layer(shape: ConvShape, size: usize) {
+    let ConvShape { kernel, stride, cin, cout, .. } = shape;
+    let xg = Geometry { images: 32, height: size, width: size, channels: cin, pad: kernel / 2 };
+    let zg = shape.output(xg);
+    let dzg = zg.with_pad(kernel / 2);
+    let x = vec![0.5f32; xg.len()];
+    let w = vec![0.01f32; shape.weights()];
+    let (mut z, mut dx, mut dw) =
+        (vec![0f32; zg.len()], vec![0f32; xg.with_pad(0).len()], vec![0f32; w.len()]);
+    let dz = vec![0.5f32; dzg.len()];
+    let flops = 2.0 * (shape.weights() * zg.pixels() * xg.images) as f64;
+    let f = time(flops, || conv::forward(shape, xg, black_box(&x), &w, zg, &mut z));
+    let i =
+        time(flops, || conv::backward_input(shape, dzg, black_box(&dz), &w, xg.with_pad(0), &mut dx, false));
+    let b = time(flops, || conv::backward_weights(shape, xg, black_box(&x), dzg, &dz, &mut dw));
+    println!("{kernel:6} {stride:6} {cin:5} {cout:5} {size:5} {f:9.1} {i:8.1} {b:10.1}");
 }

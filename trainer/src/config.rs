@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::Views;
 use crate::method::byol::HeadConfig;
 use crate::nn::config::Arch;
+use crate::nn::kernels::precision::Precision;
 use crate::optim::lars::LarsConfig;
 
 /// Everything that decides what a run does, apart from the pictures.
@@ -41,6 +42,8 @@ pub struct RunConfig {
     pub lars: LarsConfig,
     /// The two view distributions.
     pub views: Views,
+    /// How exactly convolutions and linear layers multiply.
+    pub precision: Precision,
 }
 
 impl Default for RunConfig {
@@ -60,6 +63,7 @@ impl Default for RunConfig {
             heads: HeadConfig::new(512, 128),
             lars: LarsConfig::default(),
             views: Views::small(),
+            precision: Precision::default(),
         }
     }
 }
@@ -139,7 +143,7 @@ impl RunConfig {
     /// The encoder to train, for pictures of that mean and standard deviation (R, G, B; pixel / 255).
     pub fn encoder(&self, mean: [f32; 3], std: [f32; 3]) -> crate::nn::config::EncoderConfig {
         let plain = crate::nn::config::EncoderConfig::new(self.arch, self.width, self.image_size);
-        crate::nn::config::EncoderConfig { mean, std, ..plain }
+        crate::nn::config::EncoderConfig { mean, std, precision: self.precision, ..plain }
     }
 
     /// Shorter side to which pictures are shrunk once, before views are cut out of them.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::nn::kernels::precision;
+
 /// The device asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -51,7 +53,7 @@ impl fmt::Display for Place {
 }
 
 /// What a GPU multiplies in; sums, weights, statistics and the optimiser are f32 in all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// Feature maps and products in bfloat16, on tensor cores.
     Bf16,
@@ -59,6 +61,16 @@ pub enum Precision {
     Tf32,
     /// f32 throughout, without tensor cores: to compare with the CPU.
     F32,
+}
+
+impl From<precision::Precision> for Precision {
+    fn from(asked: precision::Precision) -> Self {
+        match asked {
+            precision::Precision::Highest => Self::F32,
+            precision::Precision::High => Self::Tf32,
+            precision::Precision::Medium => Self::Bf16,
+        }
+    }
 }
 
 impl fmt::Display for Precision {
@@ -87,9 +99,6 @@ pub struct Compute {
     /// Where to compute: auto (the first GPU where one works, else the CPU), cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto", env = "LATENTD_TRAINER_DEVICE")]
     device: DeviceChoice,
-    /// What a GPU multiplies in; the CPU computes in f32.
-    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
-    pub precision: Precision,
 }
 
 impl Compute {
@@ -102,7 +111,7 @@ impl Compute {
         };
         match usable(place) {
             Ok(name) => {
-                tracing::info!("computing on {place}: {name}, {}", self.precision);
+                tracing::info!("computing on {place}: {name}");
                 Ok(place)
             }
             Err(reason) if must => Err(DeviceError { place, reason }),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Header};
 use crate::data::{DataError, Loader, LoaderConfig, PictureCache};
-use crate::device::{Place, Precision};
+use crate::device::Place;
 use crate::method::byol::{Byol, StepReport, StepSettings, random_weights};
 use crate::method::learner::{self, Learner, LearnerError, Start};
 use crate::method::part::PartError;
@@ -91,8 +91,6 @@ pub struct Control<'a> {
     pub view_threads: usize,
     /// Where to compute.
     pub place: Place,
-    /// What a GPU multiplies in.
-    pub precision: Precision,
 }
 
 /// Trains from a checkpoint of step 0 (or any other) to the end of its schedule.
@@ -116,7 +114,7 @@ pub fn train(
         online: &arrays.online,
         target: Some(&arrays.target),
     };
-    let mut learner = learner::open(control.place, control.precision, &start)?;
+    let mut learner = learner::open(control.place, config.precision.into(), &start)?;
     learner.restore_velocity(&arrays.velocity)?;
     let loader = Loader::new(cache, config.views.clone(), loader_config(&header, control.view_threads))?;
     let metrics = run.metrics_from(header.step)?;

@@ -7,6 +7,7 @@ use crate::device::{Compute, Place};
 use crate::method::byol::{HeadConfig, StepSettings, random_weights};
 use crate::method::learner::{self, Start};
 use crate::nn::config::{Arch, EncoderConfig};
+use crate::nn::kernels::precision::Precision;
 
 /// Steps that are not timed: memory and algorithms are chosen in them.
 const WARMUP_STEPS: usize = 2;
@@ -37,6 +38,9 @@ pub struct Args {
     projection: usize,
     #[command(flatten)]
     compute: Compute,
+    /// How exactly convolutions and linear layers multiply.
+    #[arg(long, default_value = "high")]
+    precision: Precision,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -52,15 +56,16 @@ impl Args {
             image_size: self.image_size,
             batch: self.batch,
             heads,
+            precision: self.precision,
             ..RunConfig::default()
         };
         config.validate()?;
         anyhow::ensure!(self.steps > 0, "--steps must be at least 1");
-        let encoder = EncoderConfig::new(self.arch, self.width, self.image_size);
+        let encoder = config.encoder(EncoderConfig::IMAGENET_MEAN, EncoderConfig::IMAGENET_STD);
         let weights = random_weights(&encoder, heads, 0);
         let start = Start { encoder: &encoder, heads, lars: config.lars, online: &weights, target: None };
         let place = self.compute.place()?;
-        let mut learner = learner::open(place, self.compute.precision, &start)?;
+        let mut learner = learner::open(place, self.precision.into(), &start)?;
         let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
         let (view1, view2) = (view(1), view(2));
         let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: 1 };

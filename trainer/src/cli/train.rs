@@ -13,6 +13,7 @@ use crate::config::RunConfig;
 use crate::data::{BuildOptions, PictureCache};
 use crate::device::{Compute, Place};
 use crate::nn::config::Arch;
+use crate::nn::kernels::precision::Precision;
 use crate::run::{RunDir, RunInfo, now};
 use crate::train::{Control, Ended, first_checkpoint, train};
 
@@ -75,6 +76,9 @@ pub struct Overrides {
     /// Leaves the predictor out: with --tau-base 0 this collapses, for seeing that it is noticed.
     #[arg(long)]
     no_predictor: bool,
+    /// How exactly convolutions and linear layers multiply (PyTorch's float32 matmul precision).
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Everything random follows from it.
     #[arg(long)]
     seed: Option<u64>,
@@ -118,6 +122,7 @@ impl Overrides {
         set(&mut config.tau_base, &self.tau_base);
         set(&mut config.heads.hidden, &self.hidden);
         set(&mut config.heads.projection, &self.projection);
+        set(&mut config.precision, &self.precision);
         set(&mut config.seed, &self.seed);
     }
 }
@@ -214,7 +219,6 @@ pub fn go(
         checkpoint_every: Duration::from_secs_f64(60.0 * minutes),
         view_threads: machine.view_threads,
         place,
-        precision: machine.compute.precision,
     };
     let mut progress = TrainProgress::new(start.header.step, start.header.total_steps);
     let at = |path: &Path| path.display().to_string();

@@ -46,11 +46,16 @@ impl HeadConfig {
     }
 
     fn projector_shape(&self, encoder: &EncoderConfig) -> MlpShape {
-        MlpShape { input: encoder.dim(), hidden: self.hidden, output: self.projection }
+        MlpShape {
+            input: encoder.dim(),
+            hidden: self.hidden,
+            output: self.projection,
+            precision: encoder.precision,
+        }
     }
 
-    fn predictor_shape(&self) -> MlpShape {
-        MlpShape { input: self.projection, hidden: self.hidden, output: self.projection }
+    fn predictor_shape(&self, encoder: &EncoderConfig) -> MlpShape {
+        MlpShape { input: self.projection, ..self.projector_shape(encoder) }
     }
 }
 
@@ -59,7 +64,7 @@ pub fn random_weights(encoder: &EncoderConfig, heads: HeadConfig, seed: u64) -> 
     let mut weights = Weights::random(encoder, seed);
     weights.0.extend(heads.projector_shape(encoder).random("projector", seed ^ 0x7072_6f6a).0);
     if heads.predictor {
-        weights.0.extend(heads.predictor_shape().random("predictor", seed ^ 0x7072_6564).0);
+        weights.0.extend(heads.predictor_shape(encoder).random("predictor", seed ^ 0x7072_6564).0);
     }
     weights
 }
@@ -138,7 +143,9 @@ impl Byol {
         let resnet = Arc::new(ResNet::new(encoder)?);
         let projector = Arc::new(Mlp::new(heads.projector_shape(encoder), "projector")?);
         let predictor = match heads.predictor {
-            true => Some(Part::new(&Arc::new(Mlp::new(heads.predictor_shape(), "predictor")?), online)?),
+            true => {
+                Some(Part::new(&Arc::new(Mlp::new(heads.predictor_shape(encoder), "predictor")?), online)?)
+            }
             false => None,
         };
         let network = |weights: &Weights| -> std::result::Result<Network, PartError> {

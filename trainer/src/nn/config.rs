@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kernels::precision::Precision;
+
 /// A residual network of He et al. 2015, "Deep Residual Learning for Image Recognition".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +86,9 @@ pub struct EncoderConfig {
     pub mean: [f32; 3],
     /// Standard deviation of R, G, B in units of pixel / 255.
     pub std: [f32; 3],
+    /// How exactly training multiplies.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// One residual block: its name in the weights and its channels.
@@ -137,6 +142,7 @@ impl EncoderConfig {
             stem: Stem::for_image_size(image_size),
             mean: Self::IMAGENET_MEAN,
             std: Self::IMAGENET_STD,
+            precision: Precision::default(),
         }
     }
 

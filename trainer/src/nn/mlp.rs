@@ -10,6 +10,7 @@ use super::buffer::{Buffer, Pool};
 use super::differentiable::{Differentiable, Gradients};
 use super::kernels::conv::{self, ConvShape};
 use super::kernels::geometry::Geometry;
+use super::kernels::precision::Precision;
 use super::layout::{Layout, Role};
 use super::unit::{Recorded, State, Tail, Unit};
 use super::weights::{Weights, WeightsError};
@@ -43,6 +44,8 @@ pub struct MlpShape {
     pub hidden: usize,
     /// Features out.
     pub output: usize,
+    /// How exactly its passes multiply.
+    pub precision: Precision,
 }
 
 impl MlpShape {
@@ -63,7 +66,7 @@ impl Mlp {
         let weights = shape.random(name, 0);
         let params = Layout::of(&weights, |role| role != Role::Statistic);
         let statistics = Layout::of(&weights, |role| role == Role::Statistic);
-        let linear = |cin, cout| ConvShape { kernel: 1, stride: 1, cin, cout };
+        let linear = |cin, cout| ConvShape { kernel: 1, stride: 1, cin, cout, precision: shape.precision };
         let first = linear(shape.input, shape.hidden);
         let first =
             Unit::new(first, &format!("{name}.linear1"), &format!("{name}.norm"), &params, &statistics)?;

@@ -8,6 +8,7 @@ use super::differentiable::{Differentiable, Gradients};
 use super::kernels::conv::ConvShape;
 use super::kernels::geometry::Geometry;
 use super::kernels::pool;
+use super::kernels::precision::Precision;
 use super::layout::{Layout, Role};
 use super::unit::{Recorded, State, Tail, Unit};
 use super::weights::{Weights, WeightsError};
@@ -44,11 +45,14 @@ impl ResNet {
         let params = Layout::of(&shapes, |role| role != Role::Statistic);
         let statistics = Layout::of(&shapes, |role| role == Role::Statistic);
         let (kernel, stride) = config.stem_convolution();
-        let conv = ConvShape { kernel, stride, cin: 3, cout: config.stem_channels() };
+        let conv =
+            ConvShape { kernel, stride, cin: 3, cout: config.stem_channels(), precision: config.precision };
         let stem = Unit::new(conv, "stem.conv", "stem.norm", &params, &statistics)?;
         let blocks = config.blocks();
-        let blocks =
-            blocks.iter().map(|spec| Block::new(spec, &params, &statistics)).collect::<Result<_, _>>()?;
+        let blocks = blocks
+            .iter()
+            .map(|spec| Block::new(spec, config.precision, &params, &statistics))
+            .collect::<Result<_, _>>()?;
         Ok(Self { config: config.clone(), params, statistics, stem, blocks })
     }
 
@@ -161,15 +165,20 @@ fn with_border(pictures: &[f32], mut to: Buffer) -> Buffer {
 type RecordedBlock = (Vec<Option<Recorded>>, Option<Recorded>);
 
 impl Block {
-    fn new(spec: &BlockSpec, params: &Layout, statistics: &Layout) -> Result<Self, WeightsError> {
+    fn new(
+        spec: &BlockSpec,
+        precision: Precision,
+        params: &Layout,
+        statistics: &Layout,
+    ) -> Result<Self, WeightsError> {
         let unit = |(i, kernel, stride, cin, cout)| {
-            let conv = ConvShape { kernel, stride, cin, cout };
+            let conv = ConvShape { kernel, stride, cin, cout, precision };
             let name = &spec.name;
             Unit::new(conv, &format!("{name}.conv{i}"), &format!("{name}.norm{i}"), params, statistics)
         };
         let units = spec.convolutions().into_iter().map(unit).collect::<Result<_, _>>()?;
         let name = format!("{}.shortcut", spec.name);
-        let conv = ConvShape { kernel: 1, stride: spec.stride, cin: spec.cin, cout: spec.cout };
+        let conv = ConvShape { kernel: 1, stride: spec.stride, cin: spec.cin, cout: spec.cout, precision };
         let shortcut = spec
             .has_projection()
             .then(|| Unit::new(conv, &format!("{name}.conv"), &format!("{name}.norm"), params, statistics))

@@ -8,13 +8,21 @@
 
 use rayon::prelude::*;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::amx;
 use super::geometry::Geometry;
-use super::simd::{Isa, Kernel, Simd, dispatch_on};
-use super::tile::{Product, product, with_rows};
+use super::precision::Precision;
+use super::simd::Isa;
 
+mod pass;
+mod vector;
 mod weights;
 
+pub(super) use pass::{Matrix, Pass, Shared};
 pub use weights::backward_weights;
+
+/// Products of fewer values than this are left to the vector unit: a tile takes 32 at a time.
+const NARROW: usize = 12;
 
 /// A convolution without bias; the kernel is square and the zero padding is `kernel / 2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +35,8 @@ pub struct ConvShape {
     pub cin: usize,
     /// Channels out.
     pub cout: usize,
+    /// How exactly its passes multiply.
+    pub precision: Precision,
 }
 
 impl ConvShape {
@@ -57,201 +67,43 @@ impl ConvShape {
     }
 }
 
-/// Weights as a matrix `[runs · run_len, channels]`, cut into blocks of one or two vectors of
-/// channels, each block contiguous.
-struct Packed {
-    data: Vec<f32>,
-    channels: usize,
-    depth: usize,
-    lanes: usize,
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// The vector unit, in f32.
+    Vector(Isa),
+    /// The matrix unit, in bfloat16.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Matrix(amx::Split),
 }
 
-impl Packed {
-    /// `fill(first, real, width, block)` writes the columns `first..first + real` of the matrix into
-    /// the rows of a block, `width` values apart.
-    fn new(
-        isa: Isa,
-        depth: usize,
-        channels: usize,
-        fill: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
-    ) -> Self {
-        let lanes = lanes(isa);
-        let mut data = vec![0f32; depth * channels.div_ceil(lanes) * lanes];
-        // All blocks but the last are two vectors wide.
-        data.par_chunks_mut(2 * lanes * depth).enumerate().for_each(|(i, block)| {
-            let first = 2 * lanes * i;
-            let width = block.len() / depth;
-            fill(first, width.min(channels - first), width, block);
-        });
-        Self { data, channels, depth, lanes }
-    }
-
-    /// (first channel, vectors) of each block.
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        blocks(self.channels, self.lanes)
-    }
-
-    fn block(&self, first: usize) -> *const f32 {
-        self.data[first * self.depth..].as_ptr()
-    }
-}
-
-fn lanes(isa: Isa) -> usize {
-    struct Lanes<'a>(&'a mut usize);
-    impl Kernel for Lanes<'_> {
-        #[inline(always)]
-        fn run<S: Simd>(self) {
-            *self.0 = S::LANES;
-        }
-    }
-    let mut lanes = 0;
-    dispatch_on(isa, Lanes(&mut lanes));
-    lanes
-}
-
-fn blocks(channels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..channels).step_by(2 * lanes).map(move |first| (first, if channels - first > lanes { 2 } else { 1 }))
-}
-
-/// One product over a grid of output pixels. Distances are in values: base, image, row, pixel.
-#[derive(Clone, Copy)]
-struct Pass {
-    images: usize,
-    height: usize,
-    width: usize,
-    input: [usize; 4],
-    output: [usize; 4],
-    runs: usize,
-    run_len: usize,
-    run_stride: usize,
-    accumulate: bool,
-}
-
-/// A pointer that may be shared among the threads of one pass, which write disjoint pixels.
-#[derive(Clone, Copy)]
-struct Shared<T>(T);
-// SAFETY: the passes hand each thread its own images (or its own part of the weights).
-unsafe impl<T> Send for Shared<T> {}
-// SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
-impl<T: Copy> Shared<T> {
-    fn get(&self) -> T {
-        self.0
-    }
-}
-
-/// Images whose pixels one task takes at once: enough pixels to fill tiles well.
-fn images_per_task(images: usize, pixels: usize) -> usize {
-    256usize.div_ceil(pixels).min(images.div_ceil(2 * rayon::current_num_threads())).max(1)
-}
-
-fn run_pass(isa: Isa, pass: &Pass, packed: &Packed, x: &[f32], out: &mut [f32]) {
-    let pixels = pass.height * pass.width;
-    if pixels == 0 || pass.images == 0 {
-        return;
-    }
-    let last = |at: &[usize; 4]| {
-        at[0] + (pass.images - 1) * at[1] + (pass.height - 1) * at[2] + (pass.width - 1) * at[3]
-    };
-    assert!(last(&pass.input) + (pass.runs - 1) * pass.run_stride + pass.run_len <= x.len());
-    assert!(last(&pass.output) + packed.channels <= out.len());
-    let step = images_per_task(pass.images, pixels);
-    let (input, output) = (Shared(x.as_ptr()), Shared(out.as_mut_ptr()));
-    (0..pass.images.div_ceil(step)).into_par_iter().for_each(|task| {
-        let first = task * step;
-        let images = first..(first + step).min(pass.images);
-        dispatch_on(isa, PassTask { pass, packed, images, input: input.get(), output: output.get() });
-    });
-}
-
-struct PassTask<'a> {
-    pass: &'a Pass,
-    packed: &'a Packed,
-    images: std::ops::Range<usize>,
-    input: *const f32,
-    output: *mut f32,
-}
-
-impl Kernel for PassTask<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for (first, vectors) in self.packed.blocks() {
-            let block = Product {
-                runs: self.pass.runs,
-                run_len: self.pass.run_len,
-                run_stride: self.pass.run_stride,
-                weights: self.packed.block(first),
-                channels: (self.packed.channels - first).min(vectors * S::LANES),
-                accumulate: self.pass.accumulate,
-            };
-            // SAFETY: `run_pass` checked the bounds of the whole pass.
-            unsafe {
-                if vectors == 2 {
-                    self.tiles::<S, 2>(S::ROWS, first, &block);
-                } else {
-                    self.tiles::<S, 1>(S::ROWS_NARROW, first, &block);
-                }
+impl Unit {
+    /// The fastest one that is as exact as asked for.
+    fn detect(precision: Precision) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if Isa::matrix_allowed() && amx::available() {
+            match precision {
+                Precision::Highest => {}
+                Precision::High => return Unit::Matrix(amx::Split::Three),
+                Precision::Medium => return Unit::Matrix(amx::Split::One),
             }
         }
+        let _ = precision;
+        Unit::Vector(Isa::detect())
     }
-}
 
-impl PassTask<'_> {
-    /// Cuts the task's pixels into tiles of nearly equal height, at most `rows`, and computes each.
-    ///
-    /// No closure stands between the instruction set's entry and the tiles: the compiler would
-    /// build it without the instruction set.
-    #[inline(always)]
-    unsafe fn tiles<S: Simd, const N: usize>(&self, rows: usize, first_channel: usize, block: &Product) {
-        let pass = self.pass;
-        let total = self.images.len() * pass.height * pass.width;
-        let tiles = total.div_ceil(rows);
-        let (base, extra) = (total / tiles, total % tiles);
-        let (mut image, mut y, mut x) = (self.images.start, 0, 0);
-        let mut input = [self.input; 16];
-        let mut output = [self.output; 16];
-        for tile in 0..tiles {
-            let m = base + usize::from(tile < extra);
-            for i in 0..m {
-                let at = |d: &[usize; 4]| d[0] + image * d[1] + y * d[2] + x * d[3];
-                input[i] = self.input.wrapping_add(at(&pass.input));
-                output[i] = self.output.wrapping_add(at(&pass.output) + first_channel);
-                x += 1;
-                if x == pass.width {
-                    x = 0;
-                    y += 1;
-                    if y == pass.height {
-                        y = 0;
-                        image += 1;
-                    }
-                }
-            }
-            // SAFETY: the caller's promise.
-            unsafe { product_rows::<S, N>(m, block, &input, &output) }
+    /// The vector unit instead of the matrix unit where little of a tile would be used.
+    fn unless_narrow(self, depth: usize) -> Self {
+        if depth < NARROW { Unit::Vector(Isa::detect()) } else { self }
+    }
+
+    fn product(self, pass: &Pass, matrix: &Matrix, channels: usize, x: &[f32], out: &mut [f32]) {
+        match self.unless_narrow(pass.run_len) {
+            Unit::Vector(isa) => vector::product(isa, pass, matrix, channels, x, out),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Unit::Matrix(split) => amx::product(split, pass, matrix, channels, x, out),
         }
     }
-}
-
-#[inline(always)]
-unsafe fn product_rows<S: Simd, const N: usize>(
-    m: usize,
-    block: &Product,
-    input: &[*const f32; 16],
-    output: &[*mut f32; 16],
-) {
-    #[inline(always)]
-    unsafe fn call<S: Simd, const M: usize, const N: usize>(
-        block: &Product,
-        input: &[*const f32; 16],
-        output: &[*mut f32; 16],
-    ) {
-        let input: [*const f32; M] = std::array::from_fn(|i| input[i]);
-        let output: [*mut f32; M] = std::array::from_fn(|i| output[i]);
-        // SAFETY: the caller's promise.
-        unsafe { product::<S, M, N>(block, &input, &output) }
-    }
-    // SAFETY: the caller's promise.
-    unsafe { with_rows!(m, call, S, N, [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], (block, input, output)) }
 }
 
 /// Forward: `z = x ∗ w`, all of `z` overwritten.
@@ -259,18 +111,14 @@ unsafe fn product_rows<S: Simd, const N: usize>(
 /// `x` has a zero border of at least `shape.pad()`; `w` is `[kernel, kernel, cin, cout]`; `z` is
 /// `shape.output(x)`, with any border (which stays as it is).
 pub fn forward(shape: ConvShape, xg: Geometry, x: &[f32], w: &[f32], zg: Geometry, z: &mut [f32]) {
-    forward_on(Isa::detect(), shape, xg, x, w, zg, z);
+    forward_on(Unit::detect(shape.precision), shape, xg, x, w, zg, z);
 }
 
-fn forward_on(isa: Isa, shape: ConvShape, xg: Geometry, x: &[f32], w: &[f32], zg: Geometry, z: &mut [f32]) {
+fn forward_on(unit: Unit, shape: ConvShape, xg: Geometry, x: &[f32], w: &[f32], zg: Geometry, z: &mut [f32]) {
     assert!(xg.pad >= shape.pad() && xg.channels == shape.cin && w.len() == shape.weights());
     assert_eq!(zg.with_pad(0), shape.output(xg));
     let depth = shape.kernel * shape.kernel * shape.cin;
-    let packed = Packed::new(isa, depth, shape.cout, |first, real, width, block| {
-        for (row, from) in block.chunks_exact_mut(width).zip(w.chunks_exact(shape.cout)) {
-            row[..real].copy_from_slice(&from[first..first + real]);
-        }
-    });
+    let matrix = Matrix { values: w, rows: (0..depth).map(|k| k * shape.cout).collect(), stride: 1 };
     let pass = Pass {
         images: xg.images,
         height: zg.height,
@@ -287,7 +135,7 @@ fn forward_on(isa: Isa, shape: ConvShape, xg: Geometry, x: &[f32], w: &[f32], zg
         run_stride: xg.row_stride(),
         accumulate: false,
     };
-    run_pass(isa, &pass, &packed, x, z);
+    unit.product(&pass, &matrix, shape.cout, x, z);
 }
 
 /// The taps of one parity class along one axis: kernel indices, in the order of the output's
@@ -317,12 +165,12 @@ pub fn backward_input(
     dx: &mut [f32],
     accumulate: bool,
 ) {
-    backward_input_on(Isa::detect(), shape, dzg, dz, w, dxg, dx, accumulate);
+    backward_input_on(Unit::detect(shape.precision), shape, dzg, dz, w, dxg, dx, accumulate);
 }
 
 #[allow(clippy::too_many_arguments)]
 fn backward_input_on(
-    isa: Isa,
+    unit: Unit,
     shape: ConvShape,
     dzg: Geometry,
     dz: &[f32],
@@ -343,19 +191,13 @@ fn backward_input_on(
                 }
                 continue;
             }
-            let depth = row_taps.len() * column_taps.len() * shape.cout;
-            let taps: Vec<usize> = row_taps
-                .iter()
-                .flat_map(|kh| column_taps.iter().map(move |kw| kh * shape.kernel + kw))
-                .collect();
-            let packed = Packed::new(isa, depth, shape.cin, |first, real, width, block| {
-                for (rows, tap) in block.chunks_exact_mut(shape.cout * width).zip(&taps) {
-                    for ci in 0..real {
-                        let from = &w[(tap * shape.cin + first + ci) * shape.cout..][..shape.cout];
-                        rows[ci..].iter_mut().step_by(width).zip(from).for_each(|(to, f)| *to = *f);
-                    }
-                }
+            let taps =
+                row_taps.iter().flat_map(|kh| column_taps.iter().map(move |kw| kh * shape.kernel + kw));
+            let rows = taps.flat_map(|tap| {
+                let first = tap * shape.cin * shape.cout;
+                first..first + shape.cout
             });
+            let matrix = Matrix { values: w, rows: rows.collect(), stride: shape.cout };
             let offset = row_first * dzg.row_stride() as isize + column_first * dzg.channels as isize;
             let pass = Pass {
                 images: dxg.images,
@@ -378,7 +220,7 @@ fn backward_input_on(
                 run_stride: dzg.row_stride(),
                 accumulate,
             };
-            run_pass(isa, &pass, &packed, dz, dx);
+            unit.product(&pass, &matrix, shape.cin, dz, dx);
         }
     }
 }

@@ -219,6 +219,12 @@ impl Isa {
         })
     }
 
+    /// Whether a matrix unit may be used beside it: not if `LATENTD_TRAINER_ISA` names a vector unit.
+    pub fn matrix_allowed() -> bool {
+        static ALLOWED: OnceLock<bool> = OnceLock::new();
+        *ALLOWED.get_or_init(|| std::env::var_os("LATENTD_TRAINER_ISA").is_none())
+    }
+
     /// All that this processor has, best first.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();

@@ -47,13 +47,29 @@ fn every_product(s: ConvShape, xg: Geometry, zg: Geometry, mut f: impl FnMut(usi
     }
 }
 
-fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!((f64::from(*f) - e).abs() < 2e-4 * (1.0 + e.abs()), "{what}[{i}]: {f} is not {e}");
+/// Every unit of this processor, with the relative error that its products may have.
+fn units() -> Vec<(Unit, f64)> {
+    let mut units: Vec<_> = Isa::all().into_iter().map(|isa| (Unit::Vector(isa), 1e-6)).collect();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if amx::available() {
+        units.extend([(Unit::Matrix(amx::Split::Three), 1e-5), (Unit::Matrix(amx::Split::One), 1e-2)]);
+    }
+    units
+}
+
+/// Root mean square of the differences within `tolerance` of that of the values, none 20 times that.
+fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    let mean = |square: f64| (square / expected.len() as f64).sqrt();
+    let scale = mean(expected.iter().map(|e| e * e).sum());
+    let differences = || found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs());
+    let error = mean(differences().map(|d| d * d).sum());
+    assert!(error <= tolerance * scale, "{what}: {error} of {scale}");
+    for (i, d) in differences().enumerate() {
+        assert!(d <= 20.0 * tolerance * scale, "{what}[{i}]: {} is not {}", found[i], expected[i]);
     }
 }
 
-fn check(isa: Isa, s: ConvShape, images: usize, height: usize, width: usize) {
+fn check((unit, tolerance): (Unit, f64), s: ConvShape, images: usize, height: usize, width: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let xg = Geometry { images, height, width, channels: s.cin, pad: s.pad() };
     let zg = s.output(xg);
@@ -63,36 +79,36 @@ fn check(isa: Isa, s: ConvShape, images: usize, height: usize, width: usize) {
     let w: Vec<f32> = (0..s.weights()).map(|_| rng.random_range(-1.0..1.0)).collect();
 
     let mut z = vec![f32::NAN; zg.len()];
-    forward_on(isa, s, xg, &x, &w, zg, &mut z);
+    forward_on(unit, s, xg, &x, &w, zg, &mut z);
     let mut expected = vec![0f64; zg.len()];
     every_product(s, xg, zg, |xi, wi, zi| expected[zi] += f64::from(x[xi]) * f64::from(w[wi]));
-    assert_close("z", &z, &expected);
+    assert_close("z", &z, &expected, tolerance);
 
     let dxg = xg.with_pad(0);
     let mut expected = vec![0f64; dxg.len()];
     every_product(s, dxg, dzg, |xi, wi, zi| expected[xi] += f64::from(dz[zi]) * f64::from(w[wi]));
     let mut dx = vec![f32::NAN; dxg.len()];
-    backward_input_on(isa, s, dzg, &dz, &w, dxg, &mut dx, false);
-    assert_close("dx", &dx, &expected);
+    backward_input_on(unit, s, dzg, &dz, &w, dxg, &mut dx, false);
+    assert_close("dx", &dx, &expected, tolerance);
     let mut dx = vec![2f32; dxg.len()];
-    backward_input_on(isa, s, dzg, &dz, &w, dxg, &mut dx, true);
+    backward_input_on(unit, s, dzg, &dz, &w, dxg, &mut dx, true);
     expected.iter_mut().for_each(|e| *e += 2.0);
-    assert_close("dx + 2", &dx, &expected);
+    assert_close("dx + 2", &dx, &expected, tolerance);
 
     let mut expected = vec![1f64; s.weights()];
     every_product(s, xg, dzg, |xi, wi, zi| expected[wi] += f64::from(x[xi]) * f64::from(dz[zi]));
     let mut dw = vec![1f32; s.weights()];
-    backward_weights_on(isa, s, xg, &x, dzg, &dz, &mut dw);
-    assert_close("dw + 1", &dw, &expected);
+    backward_weights_on(unit, s, xg, &x, dzg, &dz, &mut dw);
+    assert_close("dw + 1", &dw, &expected, tolerance);
 }
 
 #[test]
 fn all_three_passes_match_the_formula_on_every_instruction_set() {
-    for isa in Isa::all() {
+    for unit in units() {
         for (kernel, stride) in [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)] {
             for (cin, cout) in [(3, 16), (8, 8), (24, 40), (16, 64)] {
-                check(isa, ConvShape { kernel, stride, cin, cout }, 3, 8, 8);
-                check(isa, ConvShape { kernel, stride, cin, cout }, 2, 7, 10);
+                check(unit, ConvShape { kernel, stride, cin, cout, precision: Precision::Highest }, 3, 8, 8);
+                check(unit, ConvShape { kernel, stride, cin, cout, precision: Precision::Highest }, 2, 7, 10);
             }
         }
     }
@@ -100,39 +116,83 @@ fn all_three_passes_match_the_formula_on_every_instruction_set() {
 
 #[test]
 fn a_single_image_and_a_single_pixel_work() {
-    for isa in Isa::all() {
-        check(isa, ConvShape { kernel: 3, stride: 2, cin: 8, cout: 8 }, 1, 1, 1);
-        check(isa, ConvShape { kernel: 3, stride: 1, cin: 8, cout: 8 }, 1, 2, 1);
+    for unit in units() {
+        check(
+            unit,
+            ConvShape { kernel: 3, stride: 2, cin: 8, cout: 8, precision: Precision::Highest },
+            1,
+            1,
+            1,
+        );
+        check(
+            unit,
+            ConvShape { kernel: 3, stride: 1, cin: 8, cout: 8, precision: Precision::Highest },
+            1,
+            2,
+            1,
+        );
     }
 }
 
 #[test]
 fn many_pixels_are_summed_in_parts() {
     for (images, side) in [(9, 32), (70, 32)] {
-        let s = ConvShape { kernel: 1, stride: 1, cin: 8, cout: 72 };
+        let s = ConvShape { kernel: 1, stride: 1, cin: 8, cout: 72, precision: Precision::Highest };
         assert!(images * side * side / PART_PIXELS > 1);
-        check(Isa::detect(), s, images, side, side);
+        check((Unit::Vector(Isa::detect()), 1e-6), s, images, side, side);
     }
 }
 
 #[test]
 fn large_weights_take_the_path_without_partial_sums() {
-    let s = ConvShape { kernel: 3, stride: 1, cin: 488, cout: 960 };
-    assert_eq!(PARTIAL_VALUES / s.weights(), 0);
-    check(Isa::detect(), s, 1, 2, 2);
+    let s = ConvShape { kernel: 3, stride: 1, cin: 608, cout: 968, precision: Precision::Highest };
+    assert!(PARTIAL_VALUES / s.weights() < 2);
+    check((Unit::Vector(Isa::detect()), 1e-6), s, 1, 2, 2);
 }
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    let s = ConvShape { kernel: 3, stride: 1, cin: 16, cout: 32 };
+    for precision in [Precision::Highest, Precision::High, Precision::Medium] {
+        threads_agree(ConvShape { kernel: 3, stride: 1, cin: 16, cout: 32, precision });
+        threads_agree(ConvShape { kernel: 3, stride: 2, cin: 16, cout: 80, precision });
+    }
+}
+
+fn threads_agree(s: ConvShape) {
     let xg = Geometry { images: 20, height: 8, width: 8, channels: 16, pad: 1 };
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let (x, dz) = (random_map(xg, &mut rng), random_map(s.output(xg), &mut rng));
+    let w: Vec<f32> = (0..s.weights()).map(|_| rng.random_range(-1.0..1.0)).collect();
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut dw = vec![0f32; s.weights()];
-        pool.install(|| backward_weights(s, xg, &x, s.output(xg), &dz, &mut dw));
-        dw
+        let (mut z, mut dw) = (vec![0f32; s.output(xg).len()], vec![0f32; s.weights()]);
+        pool.install(|| {
+            forward(s, xg, &x, &w, s.output(xg), &mut z);
+            backward_weights(s, xg, &x, s.output(xg), &dz, &mut dw);
+        });
+        (z, dw)
     };
     assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn one_long_row_of_pixels_is_cut_into_pieces() {
+    for unit in units() {
+        let s = ConvShape { kernel: 1, stride: 1, cin: 40, cout: 24, precision: Precision::Highest };
+        for rows in [1, 15, 17, 513, 700] {
+            check(unit, s, rows, 1, 1);
+        }
+    }
+}
+
+#[test]
+fn maps_of_every_width_take_tiles_along_rows_or_through_their_ends() {
+    for unit in units() {
+        for width in [2, 4, 8, 14, 16, 17, 28, 33] {
+            for stride in [1, 2] {
+                let s = ConvShape { kernel: 3, stride, cin: 32, cout: 48, precision: Precision::Highest };
+                check(unit, s, 5, 4, width);
+            }
+        }
+    }
 }

@@ -2,13 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::{ConvShape, Shared, blocks, lanes};
+use super::vector::{blocks, lanes};
+use super::{ConvShape, Shared, Unit};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::nn::kernels::amx::{Outer, Split};
 use crate::nn::kernels::geometry::Geometry;
 use crate::nn::kernels::simd::{Isa, Kernel, Simd, dispatch_on};
 use crate::nn::kernels::tile::{PixelRows, outer, with_rows};
 
 /// Partial sums of a weight gradient hold at most this many values together.
-pub(super) const PARTIAL_VALUES: usize = 4 << 20;
+pub(super) const PARTIAL_VALUES: usize = 10 << 20;
 /// Pixels whose products one partial sum holds, at the least: fewer cost more to add up than to compute.
 pub(super) const PART_PIXELS: usize = 4096;
 /// Input and gradient of the images that one sweep over the weights reads: to stay in the L2 cache.
@@ -27,11 +30,11 @@ pub fn backward_weights(
     dz: &[f32],
     dw: &mut [f32],
 ) {
-    backward_weights_on(Isa::detect(), shape, xg, x, dzg, dz, dw);
+    backward_weights_on(Unit::detect(shape.precision), shape, xg, x, dzg, dz, dw);
 }
 
 pub(super) fn backward_weights_on(
-    isa: Isa,
+    unit: Unit,
     shape: ConvShape,
     xg: Geometry,
     x: &[f32],
@@ -42,34 +45,81 @@ pub(super) fn backward_weights_on(
     assert!(xg.pad >= shape.pad() && xg.len() == x.len() && dzg.len() == dz.len());
     assert!(dw.len() == shape.weights() && xg.images == dzg.images);
     assert_eq!(dzg.with_pad(0), shape.output(xg));
+    match unit.unless_narrow(shape.cin) {
+        Unit::Vector(isa) => in_vectors(isa, shape, (xg, x), (dzg, dz), dw),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Unit::Matrix(split) => in_tiles(split, shape, (xg, x), (dzg, dz), dw),
+    }
+}
+
+/// Parts that a batch is summed in, which follow from shapes alone.
+fn parts(shape: ConvShape, dzg: Geometry, units: usize) -> usize {
     let parts = (dzg.images * dzg.pixels() / PART_PIXELS).min(PARTIAL_VALUES / shape.weights());
-    let parts = parts.clamp(1, MAX_PARTS).min(xg.images.max(1));
-    let task = WeightsTask { shape, xg, dzg, x: x.as_ptr(), dz: dz.as_ptr(), parts };
-    let task = Shared(&task);
-    let cells = cells(isa, shape);
+    parts.clamp(1, MAX_PARTS).min(units.max(1))
+}
+
+/// Adds up what `sum(part, group, out)` adds for every part to an array of its own.
+fn summed(dw: &mut [f32], parts: usize, groups: usize, sum: impl Fn(usize, usize, *mut f32) + Sync) {
+    let len = dw.len();
     if parts == 1 {
         let out = Shared(dw.as_mut_ptr());
-        cells.into_par_iter().for_each(|cell| {
-            dispatch_on(isa, WeightsCell { task: task.get(), part: 0, cells: &[cell], out: out.get() });
-        });
+        (0..groups).into_par_iter().for_each(|group| sum(0, group, out.get()));
         return;
     }
-    let len = dw.len();
     let mut partial = vec![0f32; parts * len];
     let out = Shared(partial.as_mut_ptr());
-    // Few parts are shared out by pieces of the weights too, so that every thread has work.
-    let group = if parts == MAX_PARTS { cells.len() } else { cells.len().div_ceil(4) };
-    let groups: Vec<_> = cells.chunks(group).collect();
-    (0..parts * groups.len()).into_par_iter().for_each(|i| {
-        let (part, cells) = (i / groups.len(), groups[i % groups.len()]);
-        let out = out.get().wrapping_add(part * len);
-        dispatch_on(isa, WeightsCell { task: task.get(), part, cells, out });
+    (0..parts * groups).into_par_iter().for_each(|i| {
+        let (part, group) = (i / groups, i % groups);
+        sum(part, group, out.get().wrapping_add(part * len));
     });
     dw.par_chunks_mut(4096).enumerate().for_each(|(chunk, dw)| {
         for part in 0..parts {
             let from = &partial[part * len + chunk * 4096..];
             dw.iter_mut().zip(from).for_each(|(d, p)| *d += p);
         }
+    });
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn in_tiles(split: Split, shape: ConvShape, x: (Geometry, &[f32]), dz: (Geometry, &[f32]), dw: &mut [f32]) {
+    if dz.0.images * dz.0.pixels() == 0 {
+        return;
+    }
+    let outer = Outer::new(split, shape, x, dz);
+    let parts = parts(shape, dz.0, outer.units());
+    // Few parts are shared out by pieces of the weights too, so that every thread has work.
+    let groups = rayon::current_num_threads().div_ceil(parts).min(outer.panels());
+    let per_part = outer.units().div_ceil(parts);
+    let per_group = outer.panels().div_ceil(groups);
+    summed(dw, parts, groups, |part, group, out| {
+        let within = |i: usize, each: usize, end: usize| (i * each).min(end)..((i + 1) * each).min(end);
+        let (units, panels) =
+            (within(part, per_part, outer.units()), within(group, per_group, outer.panels()));
+        // SAFETY: tiles are only chosen where they are available; no two calls share part and panel.
+        unsafe { outer.add(units, panels, out) }
+    });
+}
+
+fn in_vectors(
+    isa: Isa,
+    shape: ConvShape,
+    (xg, x): (Geometry, &[f32]),
+    (dzg, dz): (Geometry, &[f32]),
+    dw: &mut [f32],
+) {
+    let parts = parts(shape, dzg, xg.images);
+    let task = WeightsTask { shape, xg, dzg, x: x.as_ptr(), dz: dz.as_ptr(), parts };
+    let task = Shared(&task);
+    let cells = cells(isa, shape);
+    // Few parts are shared out by pieces of the weights too, so that every thread has work.
+    let group = match parts {
+        1 => 1,
+        MAX_PARTS => cells.len(),
+        _ => cells.len().div_ceil(4),
+    };
+    let groups: Vec<_> = cells.chunks(group).collect();
+    summed(dw, parts, groups.len(), |part, group, out| {
+        dispatch_on(isa, WeightsCell { task: task.get(), part, cells: groups[group], out });
     });
 }
 
