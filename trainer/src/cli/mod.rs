@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod doctor;
 mod eval;
 mod export;
 mod pictures;
@@ -28,6 +29,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Doctor(doctor::Args),
     Train(train::Args),
     Resume(resume::Args),
     Eval(eval::Args),
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         eprintln!("stopping after this step; once more ends at once");
     })?;
     match cli.command {
+        Command::Doctor(args) => args.run(),
         Command::Train(args) => args.run(),
         Command::Resume(args) => args.run(),
         Command::Eval(args) => args.run(),
