@@ -9,7 +9,7 @@ use super::{STOP, command_line, progress};
 use crate::data::scan_splits;
 use crate::eval::{EvalOptions, evaluate};
 
-/// Measure an encoder on labelled pictures, beside raw pixels and random weights.
+/// Measure an encoder on labelled pictures, beside raw pixels, hand-made features and random weights.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run's folder, a checkpoint in one, or an artefact.
@@ -17,7 +17,10 @@ pub struct Args {
     /// Labelled pictures: DIR/<class>/… or DIR/{train,test}/<class>/….
     #[arg(long)]
     labelled: PathBuf,
-    /// Leaves out the linear probe, the slowest part.
+    /// Another run, checkpoint or artefact to compare with.
+    #[arg(long, value_name = "RUN|CKPT|ARTEFACT")]
+    against: Option<PathBuf>,
+    /// Leaves out the linear probes, the slowest part.
     #[arg(long)]
     no_probe: bool,
     /// Prints JSON.
@@ -37,7 +40,14 @@ impl Args {
         let splits = scan_splits(&self.labelled, self.seed)?;
         let mut subjects = vec![evaluated.subject(&self.whiten)?];
         subjects.extend(evaluated.random(self.seed)?);
-        let mut options = EvalOptions { command: command_line(), ..EvalOptions::default() };
+        let other = self.against.as_deref().map(Evaluated::open).transpose()?;
+        let mut rival = None;
+        if let (Some(other), Some(path)) = (&other, &self.against) {
+            let name = path.file_name().map_or_else(|| "the other".into(), |n| n.to_string_lossy());
+            subjects.push(other.subject(&self.whiten)?.as_rival(name.clone(), other.preprocess()));
+            rival = Some(name.into_owned());
+        }
+        let mut options = EvalOptions { against: rival, command: command_line(), ..EvalOptions::default() };
         if self.no_probe {
             options.probe = None;
         }

@@ -1,29 +1,27 @@
 //! The whole evaluation: every subject and the baselines over the same pictures, in one run.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Instant;
 
-use fast_image_resize as fir;
-use latentd_model::{DecodeLimits, Pixels, Preprocess, decode};
-use rayon::prelude::*;
+use latentd_model::{DecodeLimits, Preprocess};
 
+use super::collect::{Views, collect};
+use super::compare::{answer, comparisons};
 use super::error::EvalError;
 use super::features::Features;
+use super::few::{FewOptions, few_label_probe};
 use super::knn::{Similarity, Vote, neighbours, neighbours_by, vote};
 use super::machine::machine;
 use super::probe::{ProbeOptions, linear_probe};
 use super::spread::spread;
 use super::subject::Subject;
 use super::table::{EvalRow, EvalTable, Metric, Representation};
-use crate::data::{DataError, Labelled, LabelledSplits, read_bounded};
+use crate::data::LabelledSplits;
 
-/// Pictures decoded at a time.
-const CHUNK: usize = 256;
-/// Side of the pictures in the raw-pixel baseline.
-const PIXEL_SIDE: u32 = 32;
-/// Name of that baseline.
+/// Name of the raw-pixel baseline.
 pub const RAW_PIXELS: &str = "raw pixels";
+/// Name of the baseline of hand-made features.
+pub const HOG: &str = "HOG";
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -34,8 +32,14 @@ pub struct EvalOptions {
     pub temperature: f64,
     /// The linear probe, if wanted.
     pub probe: Option<ProbeOptions>,
+    /// The linear probe with few labels, if wanted.
+    pub few: Option<FewOptions>,
     /// Whether raw pixels are measured too.
     pub pixels: bool,
+    /// Whether histograms of oriented gradients are measured too.
+    pub hog: bool,
+    /// Name of the subject that is another encoder rather than a baseline.
+    pub against: Option<String>,
     /// Rows that the spread is measured on, at most.
     pub spread_rows: usize,
     /// What a file may hold; larger ones are skipped.
@@ -50,7 +54,10 @@ impl Default for EvalOptions {
             k: 20,
             temperature: 0.07,
             probe: Some(ProbeOptions::default()),
+            few: Some(FewOptions::default()),
             pixels: true,
+            hog: true,
+            against: None,
             spread_rows: 25_600,
             limits: DecodeLimits::default(),
             command: String::new(),
@@ -71,10 +78,11 @@ pub struct EvalProgress {
 
 type Progress<'p> = &'p mut dyn FnMut(EvalProgress) -> ControlFlow<()>;
 
-/// Measures `subjects`, and raw pixels, on a labelled folder.
+/// Measures `subjects`, raw pixels and HOG features on a labelled folder, and compares the first subject with the others.
 ///
-/// Every subject gets pictures brought to `preprocess`'s size; raw pixels are the same pictures squeezed to 32 × 32 by a
-/// box filter. `progress` may stop the evaluation.
+/// Every subject gets pictures brought to `preprocess`'s size unless it has a preprocessing of its own; raw pixels are
+/// the same pictures squeezed to 32 × 32 by a box filter, those for HOG to 32 × 32 or 64 × 64. `progress` may stop the
+/// evaluation.
 ///
 /// # Errors
 /// When nothing can be read, a subject fails, or `progress` asked to stop.
@@ -92,12 +100,10 @@ pub fn evaluate(
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(EvalError::Cancelled),
         };
-    let train =
-        collect(&splits.train, &mut subjects, preprocess, options, &mut |done| report("embedding", done))?;
+    let views = Views::new(&subjects, preprocess, options, &splits.train);
+    let train = collect(&splits.train, &mut subjects, &views, &mut |done| report("embedding", done))?;
     let seen = splits.train.pictures.len();
-    let test = collect(&splits.test, &mut subjects, preprocess, options, &mut |done| {
-        report("embedding", seen + done)
-    })?;
+    let test = collect(&splits.test, &mut subjects, &views, &mut |done| report("embedding", seen + done))?;
     let mut table = EvalTable {
         dataset: dataset_name(splits),
         classes: splits.train.classes.clone(),
@@ -109,6 +115,9 @@ pub fn evaluate(
         temperature: options.temperature,
         rows: Vec::new(),
         representations: Vec::new(),
+        against: options.against.clone(),
+        comparisons: Vec::new(),
+        answer: None,
         command: options.command.clone(),
         machine: machine(),
         seconds: 0.0,
@@ -147,8 +156,24 @@ pub fn evaluate(
         judge.nearest_pixels(&train.pixels, &test.pixels)?;
         judge.linear(train.pixels, test.pixels)?;
     }
+    if let Some(side) = views.hog_side() {
+        let name = format!("{HOG} at {side} px");
+        report(&format!("measuring {name}"), total)?;
+        let mut judge = Judge {
+            table: &mut table,
+            name: &name,
+            baseline: true,
+            options,
+            train_labels: &train_labels,
+            test_labels: &test_labels,
+        };
+        judge.nearest(&train.hog, &test.hog)?;
+        judge.linear(train.hog, test.hog)?;
+    }
     // Stable: baselines move behind, each group keeps its order.
     table.rows.sort_by_key(|r| r.baseline);
+    table.comparisons = comparisons(&table);
+    table.answer = answer(&table);
     table.seconds = started.elapsed().as_secs_f64();
     Ok(table)
 }
@@ -210,106 +235,38 @@ impl Judge<'_> {
         Ok(())
     }
 
+    fn few(&mut self, train: &Features, test: &Features) -> Result<(), EvalError> {
+        let Some(few) = &self.options.few else { return Ok(()) };
+        for &share in &few.shares {
+            let metric = if share > 0.05 { Metric::LinearTenthTop1 } else { Metric::LinearHundredthTop1 };
+            let classes = self.table.classes.len();
+            let found = few_label_probe(train, self.train_labels, test, classes, share, few)?;
+            let row = EvalRow::from_subsets(self.name, self.baseline, metric, &found, self.test_labels);
+            self.table.rows.push(row);
+        }
+        Ok(())
+    }
+
     fn linear(&mut self, train: Features, test: Features) -> Result<(), EvalError> {
         if let Some(probe) = &self.options.probe {
+            self.few(&train, &test)?;
             let found = linear_probe(train, self.train_labels, test, self.table.classes.len(), probe)?;
             let limit = if found.converged { "" } else { ", stopped at its iteration limit" };
             let note = format!("weight decay {}{limit}", found.weight_decay);
             self.add(Metric::LinearTop1, &found.predictions, Some(note));
+            // The most labels first.
+            let own = self.table.rows.iter().rposition(|r| r.subject != self.name).map_or(0, |i| i + 1);
+            self.table.rows[own..].sort_by_key(|r| !r.metric.is_nearest() && r.metric != Metric::LinearTop1);
         }
         Ok(())
     }
-}
-
-/// One part of the folder, embedded by everybody.
-struct Collected {
-    labels: Vec<usize>,
-    features: Vec<Features>,
-    pixels: Features,
-    skipped: usize,
-}
-
-/// A picture as the subjects and as the pixel baseline see it.
-struct Seen {
-    picture: Pixels,
-    pixels: Option<Vec<f32>>,
-}
-
-fn collect(
-    part: &Labelled,
-    subjects: &mut [Subject<'_>],
-    preprocess: &Preprocess,
-    options: &EvalOptions,
-    progress: &mut dyn FnMut(usize) -> Result<(), EvalError>,
-) -> Result<Collected, EvalError> {
-    let mut collected = Collected {
-        labels: Vec::with_capacity(part.pictures.len()),
-        features: subjects.iter().map(|_| Features::default()).collect(),
-        pixels: Features::default(),
-        skipped: 0,
-    };
-    let mut done = 0;
-    for chunk in part.pictures.chunks(CHUNK) {
-        let seen: Vec<Option<Seen>> =
-            chunk.par_iter().map(|(path, _)| see(&part.root.join(path), preprocess, options)).collect();
-        let mut pictures = Vec::with_capacity(chunk.len());
-        for (seen, (_, label)) in seen.into_iter().zip(chunk) {
-            let Some(Seen { picture, pixels }) = seen else {
-                collected.skipped += 1;
-                continue;
-            };
-            collected.labels.push(*label);
-            pictures.push(picture);
-            if let Some(row) = pixels {
-                collected.pixels.push(&row)?;
-            }
-        }
-        if !pictures.is_empty() {
-            for (subject, features) in subjects.iter_mut().zip(&mut collected.features) {
-                for embedding in subject.embed(&pictures)? {
-                    features.push(embedding.as_slice())?;
-                }
-            }
-        }
-        done += chunk.len();
-        progress(done)?;
-    }
-    if collected.labels.is_empty() {
-        return Err(DataError::NoPictures { root: part.root.clone(), skipped: collected.skipped }.into());
-    }
-    Ok(collected)
-}
-
-/// `None` when the file cannot be read or brought to size.
-fn see(path: &Path, preprocess: &Preprocess, options: &EvalOptions) -> Option<Seen> {
-    let bytes = read_bounded(path, options.limits.max_bytes).ok()?;
-    let original = decode(&bytes, &options.limits).ok()?;
-    let picture = preprocess.apply(&original).ok()?;
-    let pixels = if options.pixels { Some(small_pixels(&original)?) } else { None };
-    Some(Seen { picture, pixels })
-}
-
-/// The picture squeezed to 32 × 32 by a box filter, values between 0 and 1.
-fn small_pixels(picture: &Pixels) -> Option<Vec<f32>> {
-    let (height, width) = (picture.height(), picture.width());
-    let fraction = |bytes: &[u8]| bytes.iter().map(|&v| f32::from(v) / 255.0).collect();
-    if (height, width) == (PIXEL_SIDE, PIXEL_SIDE) {
-        return Some(fraction(picture.as_bytes()));
-    }
-    let source = fir::images::ImageRef::new(width, height, picture.as_bytes(), fir::PixelType::U8x3).ok()?;
-    let mut target = fir::images::Image::new(PIXEL_SIDE, PIXEL_SIDE, fir::PixelType::U8x3);
-    let options = fir::ResizeOptions::new()
-        .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Box))
-        .use_alpha(false);
-    fir::Resizer::new().resize(&source, &mut target, &options).ok()?;
-    Some(fraction(target.buffer()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::scan_splits;
-    use latentd_model::{Embedding, Filter};
+    use latentd_model::{Embedding, Filter, Pixels};
 
     /// Two classes of pictures, reddish and bluish, and one broken file.
     fn folder() -> tempfile::TempDir {
@@ -360,9 +317,17 @@ mod tests {
         assert_eq!(table.value("mean colour", Metric::LinearTop1), Some(1.0));
         assert_eq!(table.value("constant", Metric::KnnTop1), Some(0.5));
         assert_eq!(table.value(RAW_PIXELS, Metric::KnnTop1), Some(1.0));
-        assert_eq!(table.subjects(), ["mean colour", "constant", RAW_PIXELS]);
+        assert_eq!(table.subjects(), ["mean colour", "constant", RAW_PIXELS, "HOG at 32 px"]);
+        let metrics: Vec<_> = table.rows.iter().take(4).map(|r| r.metric).collect();
+        assert_eq!(metrics, Metric::COMPARED);
+        assert!(table.rows[3].subsets.as_ref().is_some_and(|s| s.count == 5 && s.labels == 2), "{table}");
+        let against = |other: &str| table.comparisons.iter().find(|c| c.other == other).unwrap();
+        assert_eq!((against("constant").difference, against("constant").sign()), (0.5, 1));
+        assert_eq!(against(RAW_PIXELS).interval, [0.0, 0.0]);
+        let answer = table.answer.as_ref().unwrap();
+        assert_eq!(answer.helped, crate::eval::Helped::No, "{}", answer.text);
         assert!(table.representations[0].std < 1e-3, "one vector for all is collapse");
-        assert!(stages.contains(&"measuring raw pixels".to_owned()));
+        assert!(stages.contains(&"measuring raw pixels".to_owned()), "{stages:?}");
     }
 
     #[test]

@@ -124,19 +124,19 @@ fn check(
 
 /// Weights `[dim, classes]` followed by one bias per class.
 #[derive(Clone, Debug)]
-struct Model {
+pub(super) struct Model {
     dim: usize,
     classes: usize,
     parameters: Vec<f64>,
 }
 
 impl Model {
-    fn zero(dim: usize, classes: usize) -> Self {
+    pub(super) fn zero(dim: usize, classes: usize) -> Self {
         Self { dim, classes, parameters: vec![0.0; (dim + 1) * classes] }
     }
 
     /// Continues from here to the minimum for `decay`; also says whether it was reached.
-    fn fit(
+    pub(super) fn fit(
         &self,
         rows: &Tensor,
         labels: &[usize],
@@ -198,7 +198,7 @@ impl Model {
         Ok((value + decay / 2.0 * penalty, gradient))
     }
 
-    fn predict(&self, rows: &Tensor) -> Result<Vec<usize>, EvalError> {
+    pub(super) fn predict(&self, rows: &Tensor) -> Result<Vec<usize>, EvalError> {
         let logits = self.logits(rows)?;
         let best = |row: &[f32]| {
             let scores: Vec<f64> = row.iter().zip(self.biases()).map(|(&l, b)| f64::from(l) + b).collect();

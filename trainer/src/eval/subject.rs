@@ -1,6 +1,6 @@
 //! What is evaluated: anything that turns pictures into embeddings.
 
-use latentd_model::{Embedding, Pixels};
+use latentd_model::{Embedding, Pixels, Preprocess};
 
 use super::error::EvalError;
 
@@ -16,6 +16,8 @@ pub struct Subject<'a> {
     pub name: String,
     /// Whether it is there to be compared with.
     pub baseline: bool,
+    /// What it wants done to a picture first, where that is not what the evaluation does for all.
+    pub preprocess: Option<Preprocess>,
     embed: Embed<'a>,
 }
 
@@ -31,7 +33,7 @@ impl<'a> Subject<'a> {
         name: impl Into<String>,
         embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
     ) -> Self {
-        Self { name: name.into(), baseline: false, embed: Box::new(embed) }
+        Self { name: name.into(), baseline: false, preprocess: None, embed: Box::new(embed) }
     }
 
     /// An encoder to compare with, such as one of random weights.
@@ -40,6 +42,12 @@ impl<'a> Subject<'a> {
         embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
     ) -> Self {
         Self { baseline: true, ..Self::new(name, embed) }
+    }
+
+    /// The same as another encoder to compare with, under a name and with a preprocessing of its own.
+    #[must_use]
+    pub fn as_rival(self, name: impl Into<String>, preprocess: Preprocess) -> Self {
+        Self { name: name.into(), baseline: true, preprocess: Some(preprocess), ..self }
     }
 
     /// One embedding for each picture.

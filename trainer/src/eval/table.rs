@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::compare::{Answer, Comparison};
+use super::few::FewLabels;
 use crate::data::SplitOrigin;
 
 /// What a figure measures.
@@ -18,9 +20,34 @@ pub enum Metric {
     KnnCentredTop1,
     /// Share of test pictures whose class a linear probe finds.
     LinearTop1,
+    /// The same with a tenth of the labels: the mean over several subsets.
+    #[serde(rename = "linear_10pct_top1")]
+    LinearTenthTop1,
+    /// The same with a hundredth of the labels.
+    #[serde(rename = "linear_1pct_top1")]
+    LinearHundredthTop1,
 }
 
 impl Metric {
+    /// The figures in which subjects are compared, one of each family.
+    pub const COMPARED: [Self; 4] =
+        [Self::KnnTop1, Self::LinearTop1, Self::LinearTenthTop1, Self::LinearHundredthTop1];
+
+    /// Whether neighbours vote.
+    #[must_use]
+    pub fn is_nearest(self) -> bool {
+        self.family() == Self::KnnTop1
+    }
+
+    /// The figure that stands for this one in comparisons: the ways to vote are one family.
+    #[must_use]
+    pub fn family(self) -> Self {
+        match self {
+            Self::KnnTop1 | Self::KnnMajorityTop1 | Self::KnnCentredTop1 => Self::KnnTop1,
+            other => other,
+        }
+    }
+
     /// As in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -29,6 +56,8 @@ impl Metric {
             Self::KnnMajorityTop1 => "knn_majority_top1",
             Self::KnnCentredTop1 => "knn_centred_top1",
             Self::LinearTop1 => "linear_top1",
+            Self::LinearTenthTop1 => "linear_10pct_top1",
+            Self::LinearHundredthTop1 => "linear_1pct_top1",
         }
     }
 }
@@ -68,8 +97,26 @@ pub struct EvalRow {
     /// How it came about, where that varies: the weight decay of a probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Class by class.
+    /// The subsets of labels it is the mean of, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subsets: Option<Subsets>,
+    /// Class by class; empty for a mean over subsets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_class: Vec<ClassAccuracy>,
+    /// Share of right answers for every test picture, for comparisons within one evaluation.
+    #[serde(skip)]
+    pub scores: Vec<f32>,
+}
+
+/// Subsets of the labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Subsets {
+    /// How many.
+    pub count: usize,
+    /// Labels in each.
+    pub labels: usize,
+    /// Standard deviation of the figure over them.
+    pub std: f64,
 }
 
 impl EvalRow {
@@ -92,7 +139,54 @@ impl EvalRow {
         let correct = predictions.iter().zip(labels).filter(|(a, b)| a == b).count();
         let value = correct as f64 / labels.len().max(1) as f64;
         let interval = wilson(correct, labels.len());
-        Self { subject: subject.to_owned(), baseline, metric, value, interval, note: None, per_class }
+        let scores = predictions.iter().zip(labels).map(|(a, b)| f32::from(u8::from(a == b))).collect();
+        let subject = subject.to_owned();
+        Self { subject, baseline, metric, value, interval, note: None, subsets: None, per_class, scores }
+    }
+
+    /// The mean over several probes of few labels each. The interval adds the spread over the subsets to that over the
+    /// test pictures, by the normal approximation.
+    #[must_use]
+    pub fn from_subsets(
+        subject: &str,
+        baseline: bool,
+        metric: Metric,
+        found: &FewLabels,
+        labels: &[usize],
+    ) -> Self {
+        let (n, k) = (labels.len().max(1) as f64, found.predictions.len().max(1) as f64);
+        let right = |p: &Vec<usize>| p.iter().zip(labels).filter(|(a, b)| a == b).count() as f64 / n;
+        let values: Vec<f64> = found.predictions.iter().map(right).collect();
+        let value = values.iter().sum::<f64>() / k;
+        let over_subsets = values.iter().map(|v| (v - value).powi(2)).sum::<f64>() / (k - 1.0).max(1.0);
+        let hits = |i: usize| found.predictions.iter().filter(|p| p.get(i) == labels.get(i)).count();
+        let scores: Vec<f32> = (0..labels.len()).map(|i| (hits(i) as f64 / k) as f32).collect();
+        let over_pictures = scores.iter().map(|&s| (f64::from(s) - value).powi(2)).sum::<f64>() / n;
+        let half = 1.96 * (over_pictures / n + over_subsets / k).sqrt();
+        Self {
+            subject: subject.to_owned(),
+            baseline,
+            metric,
+            value,
+            interval: [(value - half).max(0.0), (value + half).min(1.0)],
+            note: None,
+            subsets: Some(Subsets {
+                count: found.predictions.len(),
+                labels: found.labels,
+                std: over_subsets.sqrt(),
+            }),
+            per_class: Vec::new(),
+            scores,
+        }
+    }
+
+    /// What is said behind the figure: how the probe came about, or the subsets.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let subsets = |s: &Subsets| {
+            format!("{} subsets of {} labels, standard deviation {:.1}", s.count, s.labels, s.std * 100.0)
+        };
+        self.subsets.as_ref().map(subsets).or_else(|| self.note.clone())
     }
 }
 
@@ -147,6 +241,15 @@ pub struct EvalTable {
     pub rows: Vec<EvalRow>,
     /// Spread of each subject's train vectors.
     pub representations: Vec<Representation>,
+    /// The other encoder that it was asked to be compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
+    /// The encoder in question against every other subject.
+    #[serde(default)]
+    pub comparisons: Vec<Comparison>,
+    /// Whether training helped; none where there was nothing to compare with.
+    #[serde(default)]
+    pub answer: Option<Answer>,
     /// The command that made this.
     pub command: String,
     /// The machine it ran on.
@@ -174,6 +277,12 @@ impl EvalTable {
         names
     }
 
+    /// How the encoder in question compares with a row, where they were compared.
+    #[must_use]
+    pub fn comparison(&self, row: &EvalRow) -> Option<&Comparison> {
+        self.comparisons.iter().find(|c| c.other == row.subject && c.other_metric == row.metric)
+    }
+
     /// What a metric is called in print, with its settings.
     #[must_use]
     pub fn metric_label(&self, metric: Metric) -> String {
@@ -182,6 +291,8 @@ impl EvalTable {
             Metric::KnnMajorityTop1 => format!("kNN, plain vote (k={})", self.k),
             Metric::KnnCentredTop1 => format!("kNN, mean-centred, plain vote (k={})", self.k),
             Metric::LinearTop1 => "linear probe".to_owned(),
+            Metric::LinearTenthTop1 => "linear probe, 10 % of labels".to_owned(),
+            Metric::LinearHundredthTop1 => "linear probe, 1 % of labels".to_owned(),
         }
     }
 }
@@ -205,18 +316,27 @@ impl fmt::Display for EvalTable {
         let wide = |texts: Vec<usize>, least: usize| texts.into_iter().max().unwrap_or(0).max(least);
         let first = wide(self.rows.iter().map(|r| r.subject.chars().count()).collect(), 7);
         let second = wide(self.rows.iter().map(|r| label(r).chars().count()).collect(), 6);
-        writeln!(f, "{:first$}  {:second$}  {:>7}  95 % interval", "subject", "metric", "top-1 %")?;
-        writeln!(f, "{}", "─".repeat(first + second + 28))?;
+        writeln!(
+            f,
+            "{:first$}  {:second$}  {:>7}  {:14}  this one ahead by",
+            "subject", "metric", "top-1 %", "95 % interval"
+        )?;
+        writeln!(f, "{}", "─".repeat(first + second + 48))?;
         for row in &self.rows {
             let [low, high] = row.interval.map(|v| v * 100.0);
-            write!(
-                f,
-                "{:first$}  {:second$}  {:7.2}  {low:.2} – {high:.2}",
-                row.subject,
-                label(row),
-                row.value * 100.0
-            )?;
-            writeln!(f, "{}", row.note.as_ref().map_or_else(String::new, |n| format!("  ({n})")))?;
+            let interval = format!("{low:.2} – {high:.2}");
+            let behind = match (self.comparison(row), row.remark()) {
+                (Some(c), _) => {
+                    let [low, high] = c.interval.map(|v| v * 100.0);
+                    format!("{:+.2} ({low:+.2} to {high:+.2})", c.difference * 100.0)
+                }
+                (None, Some(remark)) if !row.baseline => format!("({remark})"),
+                _ => String::new(),
+            };
+            let (label, value) = (label(row), row.value * 100.0);
+            let line =
+                format!("{:first$}  {label:second$}  {value:7.2}  {interval:14}  {behind}", row.subject);
+            writeln!(f, "{}", line.trim_end())?;
         }
         writeln!(f)?;
         for r in &self.representations {
@@ -225,6 +345,9 @@ impl fmt::Display for EvalTable {
                 "{:first$}  {} dimensions, std {:.3} (1 spread, 0 collapsed), effective rank {:.1}",
                 r.subject, r.dim, r.std, r.effective_rank
             )?;
+        }
+        if let Some(answer) = &self.answer {
+            writeln!(f, "\n{}\n", answer.text)?;
         }
         write!(f, "{:.0} s on {}", self.seconds, self.machine)
     }
@@ -260,6 +383,9 @@ pub(crate) mod tests {
                 std: 0.81,
                 effective_rank: 130.2,
             }],
+            against: None,
+            comparisons: Vec::new(),
+            answer: None,
             classes,
             command: "latentd-trainer eval x --labelled y".into(),
             machine: "a machine".into(),

@@ -63,9 +63,8 @@ pub(super) fn evaluation(table: &EvalTable) -> String {
 fn figure_row(table: &EvalTable, row: &EvalRow) -> String {
     let [low, high] = row.interval.map(|v| v * 100.0);
     let note = row
-        .note
-        .as_ref()
-        .map_or_else(String::new, |n| format!(" <span class=\"soft small\">({})</span>", escape(n)));
+        .remark()
+        .map_or_else(String::new, |n| format!(" <span class=\"soft small\">({})</span>", escape(&n)));
     format!(
         "<tr{}><td>{}</td><td>{}{note}</td><td class=\"num\">{:.2}</td><td class=\"num soft\">{low:.2} – {high:.2}</td><td>{}</td></tr>",
         if row.baseline { "" } else { " class=\"own\"" },
@@ -116,7 +115,7 @@ fn classes(table: &EvalTable) -> String {
     let best = table
         .rows
         .iter()
-        .filter(|r| r.baseline && r.metric != Metric::LinearTop1)
+        .filter(|r| r.baseline && r.metric.is_nearest())
         .max_by(|a, b| a.value.total_cmp(&b.value));
     let other = best.map_or_else(String::new, |b| {
         format!("<th class=\"num\">{}, {}</th>", escape(&b.subject), escape(&table.metric_label(b.metric)))

@@ -99,12 +99,11 @@ fn judge_std(verdict: &mut Verdict, std: f64, place: &str) {
 
 /// The encoder's kNN against the best of the baselines' nearest-neighbour figures.
 fn judge_figures(verdict: &mut Verdict, table: &EvalTable) {
-    let nearest = |m: Metric| m != Metric::LinearTop1;
     let own = table.rows.iter().find(|r| !r.baseline && r.metric == Metric::KnnTop1);
     let best = table
         .rows
         .iter()
-        .filter(|r| r.baseline && nearest(r.metric))
+        .filter(|r| r.baseline && r.metric.is_nearest())
         .max_by(|a, b| a.value.total_cmp(&b.value));
     let (Some(own), Some(best)) = (own, best) else { return };
     let level = if own.interval[0] > best.value { Level::Healthy } else { Level::Doubtful };
