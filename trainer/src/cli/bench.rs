@@ -6,6 +6,7 @@ use crate::config::RunConfig;
 use crate::device::{Compute, Place};
 use crate::method::byol::{HeadConfig, StepSettings, random_weights};
 use crate::method::learner::{self, Start};
+use crate::nn::clock;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::kernels::precision::Precision;
 
@@ -73,6 +74,7 @@ impl Args {
             learner.step(&view1, &view2, settings)?;
         }
         learner.finish()?;
+        clock::take();
         let (start, mut lap, mut best) = (Instant::now(), Instant::now(), f64::MAX);
         for _ in 0..self.steps {
             learner.step(&view1, &view2, settings)?;
@@ -80,7 +82,9 @@ impl Args {
             lap = Instant::now();
         }
         learner.finish()?;
-        let speed = (self.batch * self.steps) as f64 / start.elapsed().as_secs_f64();
+        let seconds = start.elapsed().as_secs_f64();
+        let speed = (self.batch * self.steps) as f64 / seconds;
+        let phases = (place == Place::Cpu).then(|| clock::take().per_step(self.steps, 1e3 * seconds));
         // A GPU runs behind: only all steps together have a time.
         let best = (place == Place::Cpu).then_some(self.batch as f64 / best);
         let rss = peak_rss_mib();
@@ -88,13 +92,16 @@ impl Args {
         if self.json {
             let json = serde_json::json!({
                 "images_per_s": speed, "images_per_s_best": best, "peak_rss_mib": rss, "threads": threads,
-                "device": place.to_string(),
+                "device": place.to_string(), "precision": self.precision, "step_ms": phases,
             });
             println!("{json}");
         } else {
             let memory = rss.map_or("unknown".into(), |m| format!("{m:.0} MiB"));
             let best = best.map_or(String::new(), |best| format!(" (best step {best:.1})"));
             println!("{speed:.1} images/s{best} on {place}, peak memory {memory}, {threads} threads");
+            if let Some(phases) = phases {
+                println!("milliseconds a step: {phases}");
+            }
         }
         Ok(())
     }

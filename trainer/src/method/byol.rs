@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 
 use super::loss;
 use super::part::{Part, PartError};
 use crate::nn::buffer::Pool;
+use crate::nn::clock::{Phase, time};
 use crate::nn::config::EncoderConfig;
 use crate::nn::differentiable::{Differentiable, with_values};
 use crate::nn::layout::Layout;
@@ -170,30 +171,19 @@ impl Byol {
             candle_core::bail!("a batch of {pictures} pictures cannot be cut into {parts} equal parts");
         }
         let len = pictures / parts * picture;
-        let mut sums: Vec<Tensor> = Vec::new();
+        self.clear_gradients();
         let mut report = StepReport { loss: 0.0, representation_std: 0.0 };
         for (view1, view2) in view1.chunks_exact(len).zip(view2.chunks_exact(len)) {
-            let (part, gradients) = self.gradients(view1, view2, parts)?;
+            let part = self.gradients(view1, view2, parts)?;
             report.loss += part.loss / parts as f64;
             report.representation_std += part.representation_std / parts as f64;
-            sums = match sums.is_empty() {
-                true => gradients,
-                false => sums.iter().zip(&gradients).map(|(sum, g)| sum + g).collect::<Result<_>>()?,
-            };
         }
-        for ((var, lars), gradient) in self.trained().into_iter().zip(&self.optimisers).zip(&sums) {
-            lars.step(var.as_tensor(), gradient, settings.learning_rate)?;
-        }
-        let online = [self.online.encoder.params(), self.online.projector.params()];
-        let target = [self.target.encoder.params(), self.target.projector.params()];
-        for (target, online) in target.into_iter().zip(online) {
-            ema::update(target.as_tensor(), online.as_tensor(), settings.tau)?;
-        }
+        time(Phase::Update, || self.update(settings))?;
         Ok(report)
     }
 
-    /// Loss and gradients of one of so many parts of a batch; the gradients are divided by `parts`.
-    fn gradients(&self, view1: &[f32], view2: &[f32], parts: usize) -> Result<(StepReport, Vec<Tensor>)> {
+    /// Loss of one of so many parts of a batch; adds its gradients, divided by `parts`.
+    fn gradients(&self, view1: &[f32], view2: &[f32], parts: usize) -> Result<StepReport> {
         let views = self.both_views(view1, view2)?;
         let rows = views.dim(0)?;
         let mode = Mode::Train { views: 2 };
@@ -212,15 +202,8 @@ impl Byol {
         let value = f64::from(loss.to_scalar::<f32>()?);
         let representation_std = with_values(&representation, |r| representation_std(r, rows))?;
         drop(representation);
-        let mut found = (loss / parts as f64)?.backward()?;
-        let mut gradients = Vec::new();
-        for var in self.trained() {
-            let Some(gradient) = found.remove(var) else {
-                candle_core::bail!("a part of the network got no gradient");
-            };
-            gradients.push(gradient);
-        }
-        Ok((StepReport { loss: value, representation_std }, gradients))
+        (loss / parts as f64)?.backward()?;
+        Ok(StepReport { loss: value, representation_std })
     }
 
     /// What the online network makes of views `[rows, size, size, 3]`, normalised by its running
@@ -234,10 +217,23 @@ impl Byol {
         Ok((flat(representation)?, flat(projection)?))
     }
 
-    /// The variables of encoder, projector and predictor.
-    fn trained(&self) -> Vec<&Var> {
-        let network = [self.online.encoder.params(), self.online.projector.params()];
-        network.into_iter().chain(self.predictor.as_ref().map(Part::params)).collect()
+    fn clear_gradients(&self) {
+        self.online.encoder.clear_gradients();
+        self.online.projector.clear_gradients();
+        self.predictor.iter().for_each(Part::clear_gradients);
+    }
+
+    /// One step of the optimiser with the gradients added up since they were cleared, and of the
+    /// target towards the online network.
+    fn update(&self, StepSettings { learning_rate, tau, .. }: StepSettings) -> Result<()> {
+        let mut optimisers = self.optimisers.iter();
+        optimisers.next().map_or(Ok(()), |o| self.online.encoder.update(o, learning_rate))?;
+        optimisers.next().map_or(Ok(()), |o| self.online.projector.update(o, learning_rate))?;
+        self.predictor.iter().zip(optimisers).try_for_each(|(part, o)| part.update(o, learning_rate))?;
+        let online = [self.online.encoder.params(), self.online.projector.params()];
+        let target = [self.target.encoder.params(), self.target.projector.params()];
+        let mut both = target.into_iter().zip(online);
+        both.try_for_each(|(target, online)| ema::update(target.as_tensor(), online.as_tensor(), tau))
     }
 
     /// Values of a picture, and how many pictures two equally long views hold.

@@ -8,14 +8,6 @@ use super::buffer::Pool;
 use super::layout::Layout;
 use super::unit::{Mode, State};
 
-/// Gradients out of a backward pass.
-pub struct Gradients {
-    /// Of the trained arrays, flat.
-    pub params: Vec<f32>,
-    /// Of the input, row-major; `None` from a part that is always first.
-    pub input: Option<Vec<f32>>,
-}
-
 /// A part of a network: `[rows, …]` to `[rows, output_dim]`, with a flat vector of trained arrays.
 pub trait Differentiable: Send + Sync + 'static {
     /// What the backward pass needs of the forward pass.
@@ -29,14 +21,26 @@ pub trait Differentiable: Send + Sync + 'static {
     fn output_dim(&self) -> usize;
     /// Forward; gives a tape when `state.record`.
     fn forward(&self, state: &mut State, input: &[f32]) -> (Vec<f32>, Option<Self::Tape>);
-    /// Backward from the gradient of the output.
-    fn backward(&self, params: &[f32], tape: Self::Tape, gradient: &[f32], pool: &Arc<Pool>) -> Gradients;
+    /// Backward from the gradient of the output: adds to `grads` that of the trained arrays, gives
+    /// that of the input, row-major (`None` from a part that is always first).
+    fn backward(
+        &self,
+        params: &[f32],
+        tape: Self::Tape,
+        gradient: &[f32],
+        grads: &mut [f32],
+        pool: &Arc<Pool>,
+    ) -> Option<Vec<f32>>;
 }
 
 /// One call of a part, as an operation of candle's graph over (input, flat trained arrays).
+///
+/// The gradient of the trained arrays does not travel through candle, which would copy it twice:
+/// it is added to the part's own.
 pub struct Call<N: Differentiable> {
     part: Arc<N>,
     statistics: Arc<Mutex<Vec<f32>>>,
+    gradients: Arc<Mutex<Vec<f32>>>,
     mode: Mode,
     pool: Arc<Pool>,
     record: bool,
@@ -48,12 +52,13 @@ impl<N: Differentiable> Call<N> {
     pub fn new(
         part: &Arc<N>,
         statistics: &Arc<Mutex<Vec<f32>>>,
+        gradients: &Arc<Mutex<Vec<f32>>>,
         mode: Mode,
         pool: &Arc<Pool>,
         record: bool,
     ) -> Self {
         let (part, statistics, pool) = (part.clone(), statistics.clone(), pool.clone());
-        Self { part, statistics, mode, pool, record, tape: Mutex::new(None) }
+        Self { part, statistics, gradients: gradients.clone(), mode, pool, record, tape: Mutex::new(None) }
     }
 }
 
@@ -111,11 +116,11 @@ impl<N: Differentiable> CustomOp2 for Call<N> {
             bail!("a call of a network part can be differentiated once, and only if it recorded");
         };
         let gradient = gradient.contiguous()?;
-        let out = with_values(&gradient, |gradient| {
-            with_values(params, |params| self.part.backward(params, tape, gradient, &self.pool))
+        let mut grads = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = with_values(&gradient, |gradient| {
+            with_values(params, |params| self.part.backward(params, tape, gradient, &mut grads, &self.pool))
         })??;
-        let params = Tensor::from_vec(out.params, params.shape(), params.device())?;
-        let input = out.input.map(|input| Tensor::from_vec(input, x.shape(), x.device())).transpose()?;
-        Ok((input, Some(params)))
+        let input = input.map(|input| Tensor::from_vec(input, x.shape(), x.device())).transpose()?;
+        Ok((input, None))
     }
 }

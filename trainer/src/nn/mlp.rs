@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::buffer::{Buffer, Pool};
-use super::differentiable::{Differentiable, Gradients};
+use super::differentiable::Differentiable;
 use super::kernels::conv::{self, ConvShape};
 use super::kernels::geometry::Geometry;
 use super::kernels::precision::Precision;
@@ -107,9 +107,15 @@ impl Differentiable for Mlp {
         (out, recorded.map(|first| Tape { first, hidden }))
     }
 
-    fn backward(&self, params: &[f32], tape: Tape, gradient: &[f32], pool: &Arc<Pool>) -> Gradients {
+    fn backward(
+        &self,
+        params: &[f32],
+        tape: Tape,
+        gradient: &[f32],
+        grads: &mut [f32],
+        pool: &Arc<Pool>,
+    ) -> Option<Vec<f32>> {
         let Tape { first, hidden } = tape;
-        let mut grads = vec![0f32; self.params.len()];
         let at = rows(hidden.at.images, self.second.cout);
         let dw = &mut grads[self.second_weight.clone()];
         conv::backward_weights(self.second, hidden.at, &hidden.data, at, gradient, dw);
@@ -117,9 +123,9 @@ impl Differentiable for Mlp {
         let weight = &params[self.second_weight.clone()];
         let (dyg, data) = dy.parts_mut();
         conv::backward_input(self.second, at, gradient, weight, dyg, data, false);
-        let dz = self.first.backward(params, &first, &mut dy, &mut grads, pool);
+        let dz = self.first.backward(params, &first, &mut dy, grads, pool);
         let mut dx = pool.take(first.input());
         self.first.backward_input(params, &dz, &mut dx, false);
-        Gradients { params: grads, input: Some(dx.data.clone()) }
+        Some(dx.data.clone())
     }
 }

@@ -1,6 +1,7 @@
 //! Layers and networks: everything a model is made of, behind which the kernels can change.
 
 pub mod buffer;
+pub mod clock;
 pub mod config;
 pub mod differentiable;
 pub mod kernels;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
 use super::config::{BlockKind, BlockSpec, EncoderConfig, Stem};
-use super::differentiable::{Differentiable, Gradients};
+use super::differentiable::Differentiable;
 use super::kernels::conv::ConvShape;
 use super::kernels::geometry::Geometry;
 use super::kernels::pool;
@@ -131,14 +131,20 @@ impl Differentiable for ResNet {
         (representation, tape)
     }
 
-    /// Gradient of the representations `[images, dim]` to that of the trained arrays.
-    fn backward(&self, params: &[f32], tape: Tape, gradient: &[f32], pool: &Arc<Pool>) -> Gradients {
-        let mut grads = vec![0f32; self.params.len()];
+    /// From the gradient of the representations `[images, dim]`.
+    fn backward(
+        &self,
+        params: &[f32],
+        tape: Tape,
+        gradient: &[f32],
+        grads: &mut [f32],
+        pool: &Arc<Pool>,
+    ) -> Option<Vec<f32>> {
         let mut dy = pool.take(tape.last);
         pool::average_pool_backward(gradient, dy.at, &mut dy.data);
         let Tape { stem, pooled, blocks, .. } = tape;
         for (block, recorded) in self.blocks.iter().zip(blocks).rev() {
-            dy = block.backward(params, recorded, dy, &mut grads, pool);
+            dy = block.backward(params, recorded, dy, grads, pool);
         }
         if let Some((before, after)) = pooled {
             let mut dx = pool.take(before.at);
@@ -146,8 +152,8 @@ impl Differentiable for ResNet {
             pool::max_pool_backward(x, y, (dy.at, &dy.data), dx.parts_mut());
             dy = dx;
         }
-        self.stem.backward(params, &stem, &mut dy, &mut grads, pool);
-        Gradients { params: grads, input: None }
+        self.stem.backward(params, &stem, &mut dy, grads, pool);
+        None
     }
 }
 

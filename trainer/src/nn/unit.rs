@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
+use super::clock::{Phase, time};
 use super::kernels::conv::{self, ConvShape};
 use super::kernels::geometry::Geometry;
 use super::kernels::norm::{self, Maps, Moments};
@@ -99,13 +100,15 @@ impl Unit {
     /// `relu(norm(conv(x)) + residual)`, and what its backward pass needs.
     pub fn forward(&self, state: &mut State, x: &Arc<Buffer>, tail: Tail) -> (Arc<Buffer>, Option<Recorded>) {
         let mut z = state.pool.take(self.conv.output(x.at));
-        conv::forward(self.conv, x.at, &x.data, &state.params[self.weight.clone()], z.at, &mut z.data);
-        let moments = self.moments(state, z.maps());
+        let weight = &state.params[self.weight.clone()];
+        time(Phase::ConvForward, || conv::forward(self.conv, x.at, &x.data, weight, z.at, &mut z.data));
+        let moments = time(Phase::NormForward, || self.moments(state, z.maps()));
         let (scale, shift) =
             moments.affine(&state.params[self.gamma.clone()], &state.params[self.beta.clone()]);
         let mut y = state.pool.take(z.at.with_pad(tail.pad));
         let (yg, data) = y.parts_mut();
-        norm::apply(z.maps(), (&scale, &shift), tail.residual.map(Buffer::maps), tail.relu, yg, data);
+        let residual = tail.residual.map(Buffer::maps);
+        time(Phase::NormForward, || norm::apply(z.maps(), (&scale, &shift), residual, tail.relu, yg, data));
         let y = Arc::new(y);
         let recorded =
             state.record.then(|| Recorded { x: x.clone(), z, moments, y: tail.relu.then(|| y.clone()) });
@@ -150,19 +153,25 @@ impl Unit {
         let mut dz = pool.take(recorded.z.at.with_pad(self.conv.pad()));
         let y = recorded.y.as_ref().map(|y| y.maps());
         let gamma = &params[self.gamma.clone()];
-        let norm =
-            norm::backward(recorded.z.maps(), &recorded.moments, gamma, y, dy.parts_mut(), dz.parts_mut());
+        let norm = time(Phase::NormBackward, || {
+            norm::backward(recorded.z.maps(), &recorded.moments, gamma, y, dy.parts_mut(), dz.parts_mut())
+        });
         add(&mut grads[self.gamma.clone()], &norm.gamma);
         add(&mut grads[self.beta.clone()], &norm.beta);
         let (x, dw) = (&recorded.x, &mut grads[self.weight.clone()]);
-        conv::backward_weights(self.conv, x.at, &x.data, dz.at, &dz.data, dw);
+        time(Phase::ConvWeights, || {
+            conv::backward_weights(self.conv, x.at, &x.data, dz.at, &dz.data, dw);
+        });
         dz
     }
 
     /// From the gradient of the convolution's output to that of its input, written or added to `dx`.
     pub fn backward_input(&self, params: &[f32], dz: &Buffer, dx: &mut Buffer, accumulate: bool) {
         let (dxg, data) = dx.parts_mut();
-        conv::backward_input(self.conv, dz.at, &dz.data, &params[self.weight.clone()], dxg, data, accumulate);
+        let weight = &params[self.weight.clone()];
+        time(Phase::ConvInput, || {
+            conv::backward_input(self.conv, dz.at, &dz.data, weight, dxg, data, accumulate);
+        });
     }
 }
 

@@ -5,12 +5,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, InplaceOp2, Layout as TensorLayout, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, Layout as TensorLayout, Result, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::ema::values_mut;
-use crate::nn::differentiable::values;
 use crate::nn::layout::{Layout, Role};
 
 /// Settings of LARS.
@@ -63,8 +62,8 @@ impl Lars {
     }
 
     /// One update of `params` in place.
-    pub fn step(&self, params: &Tensor, gradient: &Tensor, learning_rate: f64) -> Result<()> {
-        params.inplace_op2(gradient, &Step { lars: self, learning_rate: learning_rate as f32 })
+    pub fn step(&self, params: &Tensor, gradient: &[f32], learning_rate: f64) -> Result<()> {
+        params.inplace_op1(&Step { lars: self, gradient, learning_rate: learning_rate as f32 })
     }
 
     fn update(&self, params: &mut [f32], gradient: &[f32], learning_rate: f32) {
@@ -108,22 +107,17 @@ impl Lars {
 
 struct Step<'a> {
     lars: &'a Lars,
+    gradient: &'a [f32],
     learning_rate: f32,
 }
 
-impl InplaceOp2 for Step<'_> {
+impl InplaceOp1 for Step<'_> {
     fn name(&self) -> &'static str {
         "lars"
     }
 
-    fn cpu_fwd(
-        &self,
-        params: &mut CpuStorage,
-        pl: &TensorLayout,
-        gradient: &CpuStorage,
-        gl: &TensorLayout,
-    ) -> Result<()> {
-        self.lars.update(values_mut(params, pl)?, values(gradient, gl)?, self.learning_rate);
+    fn cpu_fwd(&self, params: &mut CpuStorage, layout: &TensorLayout) -> Result<()> {
+        self.lars.update(values_mut(params, layout)?, self.gradient, self.learning_rate);
         Ok(())
     }
 }
@@ -145,14 +139,14 @@ mod tests {
         let config = LarsConfig { weight_decay: 0.1, momentum: 0.5, trust: 0.01 };
         let lars = Lars::new(config, &layout);
         let w = Tensor::from_vec(layout.flatten(&weights).unwrap(), 3, &Device::Cpu).unwrap();
-        let g = Tensor::new(&[2f32, 0.7, -0.4], &Device::Cpu).unwrap();
+        let g = [2f32, 0.7, -0.4];
         // Decayed gradient (1, 0), norm 1; the weight's norm is 5, so the step is 0.05.
         lars.step(&w, &g, 2.0).unwrap();
         let found = w.to_vec1::<f32>().unwrap();
         for (f, e) in found.iter().zip([-3.0, 2.9, 4.0]) {
             assert!((f - e).abs() < 1e-6, "{found:?}");
         }
-        lars.step(&w, &Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(), 2.0).unwrap();
+        lars.step(&w, &[0.0; 3], 2.0).unwrap();
         // The bias coasts by momentum alone: v = 0.5 · 2.
         assert!((w.to_vec1::<f32>().unwrap()[0] - -5.0).abs() < 1e-6);
     }

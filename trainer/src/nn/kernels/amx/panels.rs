@@ -1,5 +1,7 @@
 //! The right factor of a product: weights in bfloat16, cut and interleaved into tiles.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::Split;
@@ -13,6 +15,17 @@ pub const DEPTH: usize = 32;
 pub const COLUMNS: usize = 16;
 /// bfloat16 values of a tile.
 const VALUES: usize = TILE / 2;
+
+thread_local! {
+    /// Memory of the last panels that a pass of this thread made.
+    static SPARE: Cell<Lines> = Cell::default();
+}
+
+impl Drop for Panels {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.lines));
+    }
+}
 
 /// A matrix `[runs · run_len, channels]` in panels of two tiles of columns (the last may have one).
 ///
@@ -31,7 +44,7 @@ impl Panels {
     /// Packs a matrix whose depth is `runs` times `run_len`.
     pub fn new(split: Split, matrix: &Matrix, runs: usize, run_len: usize, channels: usize) -> Self {
         let steps = run_len.div_ceil(DEPTH);
-        let mut panels = Self { lines: Lines::default(), split, runs, steps, channels };
+        let mut panels = Self { lines: SPARE.take(), split, runs, steps, channels };
         let size = panels.panel_values(2);
         let total = runs * steps * split.planes() * VALUES * channels.div_ceil(COLUMNS);
         let data = &mut panels.lines.room(total)[..total];
@@ -92,6 +105,12 @@ fn tile(
     mut lo: Option<&mut [u16]>,
 ) {
     let rows = &matrix.rows[depth];
+    if rows.len() < DEPTH || columns.len() < COLUMNS {
+        hi.fill(0);
+        if let Some(lo) = &mut lo {
+            lo.fill(0);
+        }
+    }
     // Columns far apart are read one by one along the depth, where their values lie together.
     for (n, column) in columns.enumerate() {
         for (k, row) in rows.iter().enumerate() {

@@ -168,6 +168,7 @@ impl Task<'_> {
             count -= per_unit - grid.last.0;
         }
         let _tiles = Tiles::configure();
+        let mut block = Block([[0.0; RESULTS]; 4]);
         for panel in self.panels.panels() {
             let blocking = if panel.tiles == 2 { Blocking::TwoByTwo } else { Blocking::FourByOne };
             let left = if panel.tiles == 2 { 2 } else { 4 };
@@ -175,7 +176,6 @@ impl Task<'_> {
                 let tiles: [usize; 4] = std::array::from_fn(|i| (first + i % left).min(count - 1));
                 let at = |t: usize| (t / per_unit) * pitch + grid.tiles[t % per_unit].input;
                 let factors = self.factors(&panel, tiles.map(|t| hi.as_ptr().wrapping_add(at(t))), plane);
-                let mut block = Block([[0.0; RESULTS]; 4]);
                 // SAFETY: the tiles lie in `room` and in the panel; the registers are configured.
                 unsafe { multiply(self.split, blocking, &factors, &mut block) };
                 for (i, results) in block.0.chunks_exact(panel.tiles).enumerate().take(left) {

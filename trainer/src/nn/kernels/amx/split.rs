@@ -13,19 +13,40 @@ fn split(v: __m512) -> (__m256i, __m256i) {
     (hi, bits(_mm512_cvtneps_pbh(_mm512_sub_ps(v, back))))
 }
 
+/// How far ahead of a sweep its input is fetched, in values.
+const AHEAD: usize = 512;
+
 /// The same order, `hi` and (if there is room for it) `lo`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub fn rows(from: &[f32], hi: &mut [u16], mut lo: Option<&mut [u16]>) {
+pub fn rows(from: &[f32], hi: &mut [u16], lo: Option<&mut [u16]>) {
     assert!(hi.len() >= from.len() && lo.as_ref().is_none_or(|lo| lo.len() >= from.len()));
-    for (i, chunk) in from.chunks(16).enumerate() {
-        let mask = (((1u32 << chunk.len()) - 1) & 0xffff) as __mmask16;
-        // SAFETY: the mask covers the chunk, and the outputs are as long as the input.
-        unsafe {
-            let (h, l) = split(_mm512_maskz_loadu_ps(mask, chunk.as_ptr()));
-            _mm256_mask_storeu_epi16(hi.as_mut_ptr().add(16 * i).cast(), mask, h);
-            if let Some(lo) = &mut lo {
-                _mm256_mask_storeu_epi16(lo.as_mut_ptr().add(16 * i).cast(), mask, l);
+    let lo = lo.map(|lo| lo.as_mut_ptr());
+    let mut i = 0;
+    // SAFETY: whole vectors while there are 32 values, a masked one behind them; the outputs are as
+    // long as the input. A prefetch may name any address.
+    unsafe {
+        let (p, hi) = (from.as_ptr(), hi.as_mut_ptr());
+        while i + 32 <= from.len() {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(i + AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(i + AHEAD + 16).cast());
+            let (h0, l0) = split(_mm512_loadu_ps(p.add(i)));
+            let (h1, l1) = split(_mm512_loadu_ps(p.add(i + 16)));
+            _mm256_storeu_si256(hi.add(i).cast(), h0);
+            _mm256_storeu_si256(hi.add(i + 16).cast(), h1);
+            if let Some(lo) = lo {
+                _mm256_storeu_si256(lo.add(i).cast(), l0);
+                _mm256_storeu_si256(lo.add(i + 16).cast(), l1);
             }
+            i += 32;
+        }
+        while i < from.len() {
+            let mask = ((1u32 << (from.len() - i).min(16)) - 1) as __mmask16;
+            let (h, l) = split(_mm512_maskz_loadu_ps(mask, p.add(i)));
+            _mm256_mask_storeu_epi16(hi.add(i).cast(), mask, h);
+            if let Some(lo) = lo {
+                _mm256_mask_storeu_epi16(lo.add(i).cast(), mask, l);
+            }
+            i += 16;
         }
     }
 }

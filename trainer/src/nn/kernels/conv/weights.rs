@@ -1,5 +1,7 @@
 //! Gradient of a convolution's weights, summed in parts that depend on shapes alone.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::vector::{blocks, lanes};
@@ -18,6 +20,11 @@ pub(super) const PART_PIXELS: usize = 4096;
 const SWEEP_BYTES: usize = 512 << 10;
 /// A batch is cut into at most this many parts, whatever the number of threads.
 const MAX_PARTS: usize = 16;
+
+thread_local! {
+    /// Memory of the last partial sums of this thread.
+    static SPARE: Cell<Vec<f32>> = Cell::default();
+}
 
 /// Gradient of the weights, added to `dw` (`[kernel, kernel, cin, cout]`).
 ///
@@ -66,7 +73,11 @@ fn summed(dw: &mut [f32], parts: usize, groups: usize, sum: impl Fn(usize, usize
         (0..groups).into_par_iter().for_each(|group| sum(0, group, out.get()));
         return;
     }
-    let mut partial = vec![0f32; parts * len];
+    let mut partial = SPARE.take();
+    if partial.len() < parts * len {
+        partial.resize(parts * len, 0.0);
+    }
+    partial[..parts * len].par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
     let out = Shared(partial.as_mut_ptr());
     (0..parts * groups).into_par_iter().for_each(|i| {
         let (part, group) = (i / groups, i % groups);
@@ -78,6 +89,7 @@ fn summed(dw: &mut [f32], parts: usize, groups: usize, sum: impl Fn(usize, usize
             dw.iter_mut().zip(from).for_each(|(d, p)| *d += p);
         }
     });
+    SPARE.set(partial);
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
