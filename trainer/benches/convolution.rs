@@ -49,7 +49,7 @@ fn layers(width: usize) -> Vec<(usize, usize, usize, usize, usize)> {
 
 fn layer(shape: ConvShape, size: usize) {
     let ConvShape { kernel, stride, cin, cout, .. } = shape;
-    let xg = Geometry { images: 32, height: size, width: size, channels: cin, pad: kernel / 2 };
+    let xg = Geometry { images: 128, height: size, width: size, channels: cin, pad: kernel / 2 };
     let zg = shape.output(xg);
     let dzg = zg.with_pad(kernel / 2);
     let x = vec![0.5f32; xg.len()];

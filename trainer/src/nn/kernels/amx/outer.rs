@@ -13,7 +13,8 @@ use crate::nn::kernels::geometry::Geometry;
 
 /// Rows of a tile: channels in.
 const ROWS: usize = 16;
-/// Both maps of the units that are summed in one go, split: to stay in the L2 cache.
+/// The gradients of the units that are summed in one go, split: to stay in the L2 cache while the
+/// input, of which one or two channels' rows are read at a time, passes by.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Pixels of a unit when a map is one long row.
 const PIECE: usize = 512;
@@ -68,19 +69,20 @@ impl<'a> Outer<'a> {
         self.units
     }
 
-    /// Adds the products of some units to the weights' gradient, of which only the panels (of 32
-    /// channels out) given are computed.
+    /// Adds the products of some units to the weights' gradient (or, if `fresh`, overwrites what is
+    /// there), of which only the panels (of 32 channels out) given are computed.
     ///
     /// # Safety
     /// AMX is available, and `dw` writable for all weights (by this call alone where the panels are).
-    pub unsafe fn add(&self, units: Range<usize>, panels: Range<usize>, dw: *mut f32) {
-        let bytes = 2 * self.split.planes() * (self.channel_rows() * self.plane + self.right_values());
+    pub unsafe fn sum(&self, units: Range<usize>, panels: Range<usize>, dw: *mut f32, fresh: bool) {
+        let bytes = 2 * self.split.planes() * self.right_values();
         let chunk = (CHUNK_BYTES / bytes).max(1);
         MAPS.with_borrow_mut(|(left, right)| {
             for first in units.clone().step_by(chunk) {
                 let chunk = first..(first + chunk).min(units.end);
                 // SAFETY: the caller's promise.
-                unsafe { Chunk::new(self, chunk, left, right).run(panels.clone(), dw) }
+                let fresh = fresh && first == units.start;
+                unsafe { Chunk::new(self, chunk, left, right).run(panels.clone(), dw, fresh) }
             }
         });
     }
@@ -92,11 +94,6 @@ impl<'a> Outer<'a> {
 
     fn parities(&self) -> usize {
         self.shape.stride * self.shape.stride
-    }
-
-    /// Rows of the turned map for one unit: parities of channels, filled up to whole tiles.
-    fn channel_rows(&self) -> usize {
-        self.parities() * self.shape.cin.next_multiple_of(ROWS)
     }
 
     /// bfloat16 values of one unit's interleaved gradient.
@@ -242,32 +239,37 @@ impl<'a> Chunk<'a> {
 
     /// Adds this chunk's products to the gradient.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn run(&self, panels: Range<usize>, dw: *mut f32) {
+    unsafe fn run(&self, panels: Range<usize>, dw: *mut f32, fresh: bool) {
         let shape = self.outer.shape;
         let _tiles = Tiles::configure();
         let mut block = Block([[0.0; RESULTS]; 4]);
-        let per_tap = shape.cin.div_ceil(ROWS);
-        let count = shape.kernel * shape.kernel * per_tap;
-        for panel in panels {
-            let channel = panel * 2 * COLUMNS;
-            let tiles = (shape.cout - channel).div_ceil(COLUMNS).min(2);
-            let (blocking, left) =
-                if tiles == 2 { (Blocking::TwoByTwo, 2) } else { (Blocking::FourByOne, 4) };
-            for first in (0..count).step_by(left) {
-                let rows: [usize; 4] = std::array::from_fn(|i| (first + i % left).min(count - 1));
-                let factors = self.factors(rows.map(|row| (row / per_tap, row % per_tap)), 2 * panel);
+        // Tiles of rows: all taps of 16 channels, then of the next 16, so that those stay in the cache.
+        let taps = shape.kernel * shape.kernel;
+        let count = taps * shape.cin.div_ceil(ROWS);
+        let narrow = shape.cout <= COLUMNS;
+        let left = if narrow { 4 } else { 2 };
+        for first in (0..count).step_by(left) {
+            let rows: [usize; 4] = std::array::from_fn(|i| (first + i % left).min(count - 1));
+            let rows = rows.map(|row| (row % taps, row / taps));
+            for panel in panels.clone() {
+                let channel = panel * 2 * COLUMNS;
+                // A panel of one tile beside others takes a second one that is not used.
+                let tiles = (shape.cout - channel).div_ceil(COLUMNS).min(2);
+                let blocking = if narrow { Blocking::FourByOne } else { Blocking::TwoByTwo };
+                let factors = self.factors(rows, 2 * panel, tiles);
                 // SAFETY: every tile lies in the chunk's maps.
                 unsafe { multiply(self.outer.split, blocking, &factors, &mut block) };
-                for (i, results) in block.0.chunks_exact(tiles).enumerate().take(left.min(count - first)) {
-                    let (tap, c) = ((first + i) / per_tap, (first + i) % per_tap * ROWS);
+                let per_row = if narrow { 1 } else { 2 };
+                let blocks = block.0.chunks_exact(per_row).zip(rows).take(left.min(count - first));
+                for (results, (tap, c)) in blocks {
                     // SAFETY: the caller's promise.
-                    unsafe { self.write(tap, c, channel, results, dw) };
+                    unsafe { self.write(tap, c * ROWS, channel, &results[..tiles], dw, fresh) };
                 }
             }
         }
     }
 
-    fn factors(&self, rows: [(usize, usize); 4], block: usize) -> Factors {
+    fn factors(&self, rows: [(usize, usize); 4], block: usize, tiles: usize) -> Factors {
         let o = self.outer;
         let (kernel, stride) = (o.shape.kernel, o.shape.stride);
         let left = rows.map(|(tap, c)| {
@@ -279,7 +281,7 @@ impl<'a> Chunk<'a> {
         let right = self.units * o.steps * DEPTH * COLUMNS;
         Factors {
             left,
-            right: [block, block + 1].map(|b| self.right.wrapping_add(b * right)),
+            right: [block, block + tiles - 1].map(|b| self.right.wrapping_add(b * right)),
             left_lo: 2 * self.left_lo,
             right_lo: 2 * self.right_lo,
             left_stride: 2 * self.channel,
@@ -300,6 +302,7 @@ impl<'a> Chunk<'a> {
         channel: usize,
         results: &[[f32; RESULTS]],
         dw: *mut f32,
+        fresh: bool,
     ) {
         let shape = self.outer.shape;
         for row in 0..(shape.cin - first).min(ROWS) {
@@ -308,7 +311,12 @@ impl<'a> Chunk<'a> {
                 let columns = (shape.cout - channel - t * COLUMNS).min(COLUMNS);
                 // SAFETY: the caller's promise.
                 let to = unsafe { std::slice::from_raw_parts_mut(dw.add(at + t * COLUMNS), columns) };
-                to.iter_mut().zip(&results[row * COLUMNS..]).for_each(|(to, from)| *to += from);
+                let from = &results[row * COLUMNS..][..columns];
+                if fresh {
+                    to.copy_from_slice(from);
+                } else {
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::Split;
 use super::lines::{LINE, Lines};
 use super::multiply::TILE;
+use super::split::{pair, turn_pairs};
 use crate::nn::kernels::conv::Matrix;
 
 /// Depth of a tile.
@@ -111,7 +112,25 @@ fn tile(
             lo.fill(0);
         }
     }
+    if matrix.stride == 1 {
+        for (r, two) in rows.chunks(2).enumerate() {
+            let at = |row: &usize| matrix.values[row + columns.start..][..columns.len()].as_ptr();
+            let (hi, lo) = (&mut hi[r * LINE..][..LINE], lo.as_mut().map(|lo| &mut lo[r * LINE..][..LINE]));
+            // SAFETY: both rows were checked to have that many columns, the outputs 32 values.
+            unsafe {
+                let pixels = [two.first().map(at), two.get(1).map(at)];
+                pair(pixels, columns.len(), hi.as_mut_ptr(), lo.map(<[u16]>::as_mut_ptr));
+            }
+        }
+        return;
+    }
     // Columns far apart are read one by one along the depth, where their values lie together.
+    if rows.len() == DEPTH && columns.len() == COLUMNS && rows[DEPTH - 1] == rows[0] + DEPTH - 1 {
+        let from = &matrix.values[rows[0] + columns.start * matrix.stride..];
+        // SAFETY: the processor has the instructions wherever this module is used.
+        unsafe { turn_pairs(from, matrix.stride, hi, lo) };
+        return;
+    }
     for (n, column) in columns.enumerate() {
         for (k, row) in rows.iter().enumerate() {
             let value = matrix.values[row + column * matrix.stride];

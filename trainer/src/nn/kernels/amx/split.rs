@@ -122,6 +122,39 @@ pub unsafe fn turn(t: &Turn, from: *const f32, to: *mut u16) {
     }
 }
 
+/// A right-hand tile from 16 columns of 32 values each, the columns `stride` apart.
+///
+/// # Panics
+/// If a slice is too short.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub fn turn_pairs(from: &[f32], stride: usize, hi: &mut [u16], lo: Option<&mut [u16]>) {
+    assert!(
+        from.len() >= 15 * stride + 32 && hi.len() >= 512 && lo.as_ref().is_none_or(|lo| lo.len() >= 512)
+    );
+    let mut his = [_mm512_setzero_ps(); 16];
+    let mut los = his;
+    let join =
+        |a: __m256i, b: __m256i| _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b));
+    // SAFETY: the lengths were checked.
+    unsafe {
+        for n in 0..16 {
+            let column = from.as_ptr().add(n * stride);
+            let (h0, l0) = split(_mm512_loadu_ps(column));
+            let (h1, l1) = split(_mm512_loadu_ps(column.add(16)));
+            his[n] = join(h0, h1);
+            los[n] = join(l0, l1);
+        }
+        for (r, row) in transpose(his).into_iter().enumerate() {
+            _mm512_storeu_ps(hi.as_mut_ptr().add(32 * r).cast(), row);
+        }
+        if let Some(lo) = lo {
+            for (r, row) in transpose(los).into_iter().enumerate() {
+                _mm512_storeu_ps(lo.as_mut_ptr().add(32 * r).cast(), row);
+            }
+        }
+    }
+}
+
 /// A 16×16 matrix turned over its diagonal.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]

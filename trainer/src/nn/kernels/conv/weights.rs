@@ -65,23 +65,23 @@ fn parts(shape: ConvShape, dzg: Geometry, units: usize) -> usize {
     parts.clamp(1, MAX_PARTS).min(units.max(1))
 }
 
-/// Adds up what `sum(part, group, out)` adds for every part to an array of its own.
-fn summed(dw: &mut [f32], parts: usize, groups: usize, sum: impl Fn(usize, usize, *mut f32) + Sync) {
+/// Adds up what `sum(part, group, out, fresh)` makes for every part. It adds to `out`, unless
+/// `fresh`: then it overwrites.
+fn summed(dw: &mut [f32], parts: usize, groups: usize, sum: impl Fn(usize, usize, *mut f32, bool) + Sync) {
     let len = dw.len();
     if parts == 1 {
         let out = Shared(dw.as_mut_ptr());
-        (0..groups).into_par_iter().for_each(|group| sum(0, group, out.get()));
+        (0..groups).into_par_iter().for_each(|group| sum(0, group, out.get(), false));
         return;
     }
     let mut partial = SPARE.take();
     if partial.len() < parts * len {
         partial.resize(parts * len, 0.0);
     }
-    partial[..parts * len].par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
     let out = Shared(partial.as_mut_ptr());
     (0..parts * groups).into_par_iter().for_each(|i| {
         let (part, group) = (i / groups, i % groups);
-        sum(part, group, out.get().wrapping_add(part * len));
+        sum(part, group, out.get().wrapping_add(part * len), true);
     });
     dw.par_chunks_mut(4096).enumerate().for_each(|(chunk, dw)| {
         for part in 0..parts {
@@ -98,17 +98,17 @@ fn in_tiles(split: Split, shape: ConvShape, x: (Geometry, &[f32]), dz: (Geometry
         return;
     }
     let outer = Outer::new(split, shape, x, dz);
-    let parts = parts(shape, dz.0, outer.units());
+    let per_part = outer.units().div_ceil(parts(shape, dz.0, outer.units()));
+    let parts = outer.units().div_ceil(per_part);
     // Few parts are shared out by pieces of the weights too, so that every thread has work.
     let groups = rayon::current_num_threads().div_ceil(parts).min(outer.panels());
-    let per_part = outer.units().div_ceil(parts);
     let per_group = outer.panels().div_ceil(groups);
-    summed(dw, parts, groups, |part, group, out| {
+    summed(dw, parts, groups, |part, group, out, fresh| {
         let within = |i: usize, each: usize, end: usize| (i * each).min(end)..((i + 1) * each).min(end);
         let (units, panels) =
             (within(part, per_part, outer.units()), within(group, per_group, outer.panels()));
         // SAFETY: tiles are only chosen where they are available; no two calls share part and panel.
-        unsafe { outer.add(units, panels, out) }
+        unsafe { outer.sum(units, panels, out, fresh) }
     });
 }
 
@@ -119,7 +119,8 @@ fn in_vectors(
     (dzg, dz): (Geometry, &[f32]),
     dw: &mut [f32],
 ) {
-    let parts = parts(shape, dzg, xg.images);
+    let per_part = xg.images.div_ceil(parts(shape, dzg, xg.images));
+    let parts = xg.images.div_ceil(per_part.max(1)).max(1);
     let task = WeightsTask { shape, xg, dzg, x: x.as_ptr(), dz: dz.as_ptr(), parts };
     let task = Shared(&task);
     let cells = cells(isa, shape);
@@ -130,8 +131,8 @@ fn in_vectors(
         _ => cells.len().div_ceil(4),
     };
     let groups: Vec<_> = cells.chunks(group).collect();
-    summed(dw, parts, groups.len(), |part, group, out| {
-        dispatch_on(isa, WeightsCell { task: task.get(), part, cells: groups[group], out });
+    summed(dw, parts, groups.len(), |part, group, out, fresh| {
+        dispatch_on(isa, WeightsCell { task: task.get(), part, cells: groups[group], out, fresh });
     });
 }
 
@@ -155,6 +156,7 @@ struct WeightsCell<'a> {
     part: usize,
     cells: &'a [(usize, usize, usize)],
     out: *mut f32,
+    fresh: bool,
 }
 
 impl Kernel for WeightsCell<'_> {
@@ -166,6 +168,10 @@ impl Kernel for WeightsCell<'_> {
         let end = (start + per_part).min(t.xg.images);
         let bytes = 4 * (t.xg.image_stride() + t.dzg.image_stride());
         let sweep = (SWEEP_BYTES / bytes).max(1);
+        if self.fresh {
+            // SAFETY: as below.
+            self.cells.iter().for_each(|&cell| unsafe { self.clear(cell, S::LANES) });
+        }
         for first in (start..end).step_by(sweep) {
             let images = sweep.min(end - first);
             for &cell in self.cells {
@@ -177,6 +183,16 @@ impl Kernel for WeightsCell<'_> {
 }
 
 impl WeightsCell<'_> {
+    unsafe fn clear(&self, (run, channel, vectors): (usize, usize, usize), lanes: usize) {
+        let shape = self.task.shape;
+        let run_len = shape.kernel * shape.cin;
+        let channels = (shape.cout - channel).min(vectors * lanes);
+        for row in run * run_len..(run + 1) * run_len {
+            // SAFETY: the caller's promise.
+            unsafe { self.out.add(row * shape.cout + channel).write_bytes(0, channels) };
+        }
+    }
+
     #[inline(always)]
     unsafe fn cell<S: Simd>(
         &self,
