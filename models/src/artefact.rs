@@ -209,6 +209,21 @@ pub fn write_artefact(
     golden: &Golden,
     report_html: &str,
 ) -> Result<PathBuf, ArtefactError> {
+    write_artefact_with(models_dir, draft, onnx, golden, report_html, &[])
+}
+
+/// [`write_artefact`] with further files beside the graph, by name: the manifest lists them, serving does not need them.
+///
+/// # Errors
+/// See [`ArtefactError`].
+pub fn write_artefact_with(
+    models_dir: &Path,
+    draft: &ArtefactDraft,
+    onnx: &[u8],
+    golden: &Golden,
+    report_html: &str,
+    further: &[(&str, &[u8])],
+) -> Result<PathBuf, ArtefactError> {
     let full_name = full_name(&draft.name, draft.version);
     let target = models_dir.join(&full_name);
     let refuse = |reason: String| ArtefactError::Manifest { path: target.join(MANIFEST_FILE), reason };
@@ -223,6 +238,12 @@ pub fn write_artefact(
     ];
     for (name, bytes) in golden.files()? {
         contents.push((format!("{GOLDEN_FOLDER}/{name}"), bytes));
+    }
+    for (name, bytes) in further {
+        if name.contains('/') || *name == MANIFEST_FILE || contents.iter().any(|(taken, _)| taken == name) {
+            return Err(refuse(format!("files: {name:?} cannot be added beside the graph")));
+        }
+        contents.push(((*name).to_owned(), bytes.to_vec()));
     }
     let manifest = manifest_of(draft, &contents);
     manifest.validate().map_err(refuse)?;

@@ -21,7 +21,9 @@ pub mod runtime;
 #[cfg(test)]
 mod tiny_onnx;
 
-pub use artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
+pub use artefact::{
+    Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact, write_artefact_with,
+};
 pub use compare::{CompareError, Comparison, PictureChange, compare};
 pub use contract::Contract;
 pub use decode::{DecodeError, DecodeLimits, ImageBytes, ImageKind, decode, sniff};

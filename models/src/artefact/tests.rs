@@ -120,3 +120,23 @@ fn a_draft_out_of_bounds_writes_nothing() {
     assert!(refused(ArtefactDraft { preprocess: Preprocess::squash(0, 4, Filter::Bilinear), ..draft() }));
     assert_eq!(fs::read_dir(models.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn further_files_are_listed_and_checked_and_leave_the_contract() {
+    let models = tempfile::tempdir().unwrap();
+    let plain = write(models.path()).unwrap();
+    let mut next = draft();
+    next.version += 1;
+    let with = |name: &str| {
+        write_artefact_with(models.path(), &next, b"graph", &golden(), "<p>report</p>", &[(name, b"weights")])
+    };
+    for name in ["model.onnx", "manifest.json", "a/b"] {
+        assert!(with(name).unwrap_err().to_string().contains("cannot be added"), "{name}");
+    }
+    let dir = with("weights.safetensors").unwrap();
+    let artefact = Artefact::open(&dir).unwrap();
+    assert!(artefact.manifest().files.contains_key("weights.safetensors"));
+    assert_eq!(artefact.contract(), Artefact::open(&plain).unwrap().contract());
+    fs::write(dir.join("weights.safetensors"), b"other").unwrap();
+    assert!(matches!(Artefact::open(&dir), Err(ArtefactError::Hash { .. })));
+}
