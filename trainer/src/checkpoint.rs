@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
@@ -18,9 +18,13 @@ use crate::method::byol::Snapshot;
 use crate::nn::config::EncoderConfig;
 use crate::nn::weights::{WeightTensor, Weights};
 
-/// Checkpoints that a run keeps.
+/// File of a run's best checkpoint.
+const BEST: &str = "best.safetensors";
+/// Checkpoints that a run keeps beside it.
 const KEPT: usize = 3;
 const VERSION: u32 = 1;
+/// A header is a few hundred lines of names and shapes.
+const MOST_HEADER_BYTES: u64 = 64 << 20;
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ pub struct Header {
     pub encoder: EncoderConfig,
     /// SHA-256 over the pictures' names and contents.
     pub data: String,
+    /// Pictures held out of training, see `monitor::Watched`.
+    #[serde(default)]
+    pub held_out: usize,
 }
 
 /// A run at one step.
@@ -62,6 +69,16 @@ pub enum CheckpointError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// No room, or no right to write.
+    #[error(
+        "{path} was not written: {source}; the checkpoints before it are kept: make room, then go on with `latentd-trainer resume`"
+    )]
+    Write {
+        /// The file.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The file is not a checkpoint, or a damaged one.
     #[error("{path}: {reason}")]
     Damaged {
@@ -78,8 +95,23 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// Writes it into a folder as `step-<steps>.safetensors`, and removes all but the newest three.
     pub fn write(&self, folder: &Path) -> Result<PathBuf, CheckpointError> {
-        let path = folder.join(format!("step-{:09}.safetensors", self.header.step));
-        let io = |source| CheckpointError::Io { path: path.display().to_string(), source };
+        let path = self.write_to(&folder.join(format!("step-{:09}.safetensors", self.header.step)))?;
+        let mut all = list(folder)?;
+        all.truncate(all.len().saturating_sub(KEPT));
+        all.iter().for_each(|old| {
+            std::fs::remove_file(old).ok();
+        });
+        Ok(path)
+    }
+
+    /// Writes it as the best of its run, in the place of the one before.
+    pub fn write_best(&self, folder: &Path) -> Result<PathBuf, CheckpointError> {
+        self.write_to(&folder.join(BEST))
+    }
+
+    fn write_to(&self, path: &Path) -> Result<PathBuf, CheckpointError> {
+        let io = |source| CheckpointError::Write { path: path.display().to_string(), source };
+        let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(io)?;
         let bytes = self
             .to_bytes()
@@ -89,22 +121,29 @@ impl Checkpoint {
             let mut file = File::create(&part)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            std::fs::rename(&part, &path)?;
+            std::fs::rename(&part, path)?;
             File::open(folder)?.sync_all()
         };
         write().map_err(|e| {
             std::fs::remove_file(&part).ok();
             io(e)
         })?;
-        let mut all = list(folder)?;
-        all.truncate(all.len().saturating_sub(KEPT));
-        all.iter().for_each(|old| {
-            std::fs::remove_file(old).ok();
-        });
-        Ok(path)
+        Ok(path.to_path_buf())
     }
 
-    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+    /// The networks alone, for going on with another schedule: the target starts as the online network does.
+    #[must_use]
+    pub fn networks(&self) -> Self {
+        let arrays = Snapshot {
+            online: self.arrays.online.clone(),
+            target: Weights::default(),
+            velocity: Weights::default(),
+        };
+        Self { header: self.header.clone(), arrays }
+    }
+
+    /// The bytes of a checkpoint file.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let groups = [
             ("online", &self.arrays.online),
             ("target", &self.arrays.target),
@@ -184,6 +223,37 @@ impl Checkpoint {
         }
     }
 
+    /// The best checkpoint of a folder by its label-free verdicts; the newest where there is none, or a damaged one.
+    pub fn best(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
+        let path = folder.join(BEST);
+        if !path.is_file() {
+            return Self::newest(folder);
+        }
+        match Self::read(&path) {
+            Ok(checkpoint) => Ok((checkpoint, Vec::new())),
+            Err(e) => {
+                let (newest, mut damaged) = Self::newest(folder)?;
+                damaged.insert(0, format!("{e}; taking the newest checkpoint"));
+                Ok((newest, damaged))
+            }
+        }
+    }
+
+    /// Whether a file says that it is a checkpoint; it may still be damaged.
+    pub fn is_one(path: &Path) -> Result<bool, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: path.display().to_string(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let mut length = [0u8; 8];
+        if file.read_exact(&mut length).is_err() {
+            return Ok(false);
+        }
+        let mut header = Vec::new();
+        let length = u64::from_le_bytes(length).min(MOST_HEADER_BYTES);
+        file.take(length).read_to_end(&mut header).map_err(io)?;
+        let header: Option<serde_json::Value> = serde_json::from_slice(&header).ok();
+        Ok(header.is_some_and(|h| h["__metadata__"]["run"].is_string()))
+    }
+
     /// A new header.
     pub fn header(
         config: &RunConfig,
@@ -191,6 +261,7 @@ impl Checkpoint {
         step: u64,
         total_steps: u64,
         data: &str,
+        held_out: usize,
     ) -> Header {
         Header {
             version: VERSION,
@@ -200,6 +271,7 @@ impl Checkpoint {
             config: config.clone(),
             encoder: encoder.clone(),
             data: data.into(),
+            held_out,
         }
     }
 }
@@ -234,7 +306,7 @@ mod tests {
         let encoder = config.encoder([0.5; 3], [0.25; 3]);
         let online = random_weights(&encoder, config.heads, step);
         let arrays = Snapshot { target: online.clone(), velocity: Weights::default(), online };
-        Checkpoint { header: Checkpoint::header(&config, &encoder, step, 100, "abc"), arrays }
+        Checkpoint { header: Checkpoint::header(&config, &encoder, step, 100, "abc", 0), arrays }
     }
 
     #[test]
@@ -262,6 +334,39 @@ mod tests {
         assert_eq!(found.header.step, 1);
         assert!(damaged[0].contains("do not match its checksum"), "{damaged:?}");
         std::fs::write(&path, &bytes[..100]).unwrap();
+        assert_eq!(Checkpoint::newest(dir.path()).unwrap().0.header.step, 1);
+    }
+
+    #[test]
+    fn the_best_is_never_rotated_away_and_a_damaged_one_falls_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let best = checkpoint(2).write_best(dir.path()).unwrap();
+        for step in 3..9 {
+            checkpoint(step).write(dir.path()).unwrap();
+        }
+        let step = || Checkpoint::best(dir.path()).unwrap().0.header.step;
+        assert_eq!((step(), Checkpoint::newest(dir.path()).unwrap().0.header.step), (2, 8));
+        assert!(Checkpoint::is_one(&best).unwrap());
+        std::fs::write(&best, b"broken").unwrap();
+        assert!(!Checkpoint::is_one(&best).unwrap());
+        let (found, damaged) = Checkpoint::best(dir.path()).unwrap();
+        assert_eq!(found.header.step, 8);
+        assert!(damaged[0].contains("best.safetensors") && damaged[0].contains("newest"), "{damaged:?}");
+        std::fs::remove_file(&best).unwrap();
+        assert_eq!(step(), 8);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(1).write(dir.path()).unwrap();
+        // A folder in the place of the file to be written.
+        std::fs::create_dir(dir.path().join("step-000000002.part")).unwrap();
+        let said = checkpoint(2).write(dir.path()).unwrap_err().to_string();
+        assert!(
+            said.contains("step-000000002.safetensors was not written") && said.contains("resume"),
+            "{said}"
+        );
         assert_eq!(Checkpoint::newest(dir.path()).unwrap().0.header.step, 1);
     }
 

@@ -36,6 +36,10 @@ pub struct RunConfig {
     pub warmup_epochs: f64,
     /// τ at the first step; it rises to 1 by a cosine.
     pub tau_base: f64,
+    /// Epochs without a better verdict after which a run stops; 0 lets it go on to its end.
+    pub patience: f64,
+    /// Goes on after a collapse, only saying so: for showing what one looks like.
+    pub ignore_collapse: bool,
     /// Projector and predictor.
     pub heads: HeadConfig,
     /// The optimiser.
@@ -60,6 +64,8 @@ impl Default for RunConfig {
             base_learning_rate: 2.0,
             warmup_epochs: 1.0,
             tau_base: 0.99,
+            patience: 0.0,
+            ignore_collapse: false,
             heads: HeadConfig::new(512, 128),
             lars: LarsConfig::default(),
             views: Views::small(),
@@ -127,6 +133,9 @@ impl RunConfig {
         }
         if !(0.0..=self.epochs as f64).contains(&self.warmup_epochs) {
             return fail(format!("warmup_epochs {} is outside 0 to epochs", self.warmup_epochs));
+        }
+        if !(0.0..=100_000.0).contains(&self.patience) {
+            return fail(format!("patience {} is outside 0 to 100000 epochs", self.patience));
         }
         let HeadConfig { hidden, projection, .. } = self.heads;
         if !(8..=65_536).contains(&hidden) || !(8..=65_536).contains(&projection) {

@@ -1,6 +1,6 @@
 //! A run's folder: what was asked for, what was seen, what was learnt.
 //!
-//! `run.json` (command, data, time), `config.toml`, `metrics.jsonl`, `checkpoints/`, `eval.json`.
+//! `run.json` (command, data, time), `config.toml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `eval.json`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
+use crate::events::EventLog;
 use crate::report::{MetricRow, parse_metrics};
 
 /// Skipped files that `run.json` names; the rest is only counted.
@@ -145,20 +146,23 @@ impl RunDir {
             line(&mut file, row).map_err(|e| io(&part, e))?;
         }
         std::fs::rename(&part, &path).map_err(|e| io(&path, e))?;
-        Ok(MetricsLog { path, file })
+        let events = EventLog::open(&self.0.join("tensorboard"), step)?;
+        Ok(MetricsLog { path, file, events })
     }
 }
 
-/// `metrics.jsonl`, open to be continued.
+/// `metrics.jsonl` and TensorBoard's copy of it, open to be continued.
 pub struct MetricsLog {
     path: PathBuf,
     file: BufWriter<File>,
+    events: EventLog,
 }
 
 impl MetricsLog {
     /// Adds a row.
     pub fn push(&mut self, row: &MetricRow) -> Result<(), RunError> {
-        line(&mut self.file, row).map_err(|e| io(&self.path, e))
+        line(&mut self.file, row).map_err(|e| io(&self.path, e))?;
+        self.events.push(row)
     }
 }
 

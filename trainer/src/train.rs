@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Header};
+use crate::config::RunConfig;
 use crate::data::{DataError, Loader, LoaderConfig, PictureCache};
 use crate::device::Place;
+use crate::eval::EvalError;
+use crate::init::Networks;
 use crate::method::byol::{Byol, StepReport, StepSettings, random_weights};
 use crate::method::learner::{self, Learner, LearnerError, Start};
 use crate::method::part::PartError;
+use crate::monitor::{Collapse, Judge, Watched, Watcher};
 use crate::optim::schedule;
 use crate::report::MetricRow;
 use crate::run::{MetricsLog, RunDir, RunError};
@@ -18,7 +22,7 @@ use crate::run::{MetricsLog, RunDir, RunError};
 /// Steps that one row of metrics averages.
 const ROW_STEPS: u64 = 10;
 /// Finished batches that wait for the step.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// Why training stopped before its end.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,23 @@ pub enum TrainError {
         /// Step of the last checkpoint.
         saved: u64,
     },
+    /// The encoder gives all pictures nearly the same vector.
+    #[error(
+        "the encoder has collapsed at step {step}: {sign}; {cause}; the last checkpoint is from step {saved}"
+    )]
+    Collapsed {
+        /// What is seen.
+        sign: String,
+        /// The likely cause, and what to do.
+        cause: String,
+        /// The step.
+        step: u64,
+        /// Step of the last checkpoint.
+        saved: u64,
+    },
+    /// Vectors that cannot be measured.
+    #[error("looking at the watched pictures: {0}")]
+    Watch(#[from] EvalError),
     /// The pictures are not those that the run began with.
     #[error(
         "the pictures changed since the run began (fingerprint {found:.12}, not {expected:.12}): \
@@ -73,12 +94,17 @@ pub enum Ended {
     Finished,
     /// Stopped on request; `resume` goes on.
     Stopped,
+    /// Nothing got better for as long as the configuration lets a run wait.
+    Plateau,
 }
 
 /// What the loop shows while it runs.
 pub trait Progress {
     /// After every step.
     fn step(&mut self, done: u64, total: u64, row: &MetricRow);
+
+    /// After every look at the watched pictures.
+    fn verdict(&mut self, row: &MetricRow);
 }
 
 /// How a run saves and stops.
@@ -116,10 +142,29 @@ pub fn train(
     };
     let mut learner = learner::open(control.place, config.precision.into(), &start)?;
     learner.restore_velocity(&arrays.velocity)?;
-    let loader = Loader::new(cache, config.views.clone(), loader_config(&header, control.view_threads))?;
+    let loader =
+        Loader::new(cache.clone(), config.views.clone(), loader_config(&header, control.view_threads))?;
     let metrics = run.metrics_from(header.step)?;
-    Session { checkpoints: &run.checkpoints(), saved: header.step, header, learner, loader, metrics }
-        .run(control, progress)
+    let watched = Watched::of(cache.len(), header.held_out);
+    let session = Session {
+        checkpoints: &run.checkpoints(),
+        saved: header.step,
+        every: watched.interval(cache.len() - header.held_out, loader.steps_per_epoch()),
+        judge: Judge::new(config, cache.len() - header.held_out, watched.pictures.len(), &run.metrics()?),
+        watcher: Watcher::new(
+            cache,
+            watched,
+            config.views.clone(),
+            &header.encoder,
+            config.seed,
+            2 * config.micro_batch(),
+        ),
+        header,
+        learner,
+        loader,
+        metrics,
+    };
+    session.run(control, progress)
 }
 
 fn loader_config(header: &Header, threads: usize) -> LoaderConfig {
@@ -127,6 +172,7 @@ fn loader_config(header: &Header, threads: usize) -> LoaderConfig {
     LoaderConfig {
         image_size: config.image_size,
         batch: config.batch,
+        held_out: header.held_out,
         seed: config.seed,
         epochs: config.epochs,
         threads,
@@ -139,25 +185,24 @@ fn loader_config(header: &Header, threads: usize) -> LoaderConfig {
 
 /// The checkpoint from which a new run starts.
 ///
-/// With `init` it starts from that checkpoint's networks and normalisation, with the optimiser at rest.
+/// With `init` it starts from those networks and their normalisation, with the optimiser at rest.
 pub fn first_checkpoint(
-    config: &crate::config::RunConfig,
+    config: &RunConfig,
     cache: &PictureCache,
-    init: Option<&Checkpoint>,
+    init: Option<Networks>,
 ) -> Result<Checkpoint, TrainError> {
-    let total = (cache.len() / config.batch * config.epochs) as u64;
-    if let Some(Checkpoint { header, arrays }) = init {
-        let encoder = config.encoder(header.encoder.mean, header.encoder.std);
-        let byol = Byol::new(&encoder, config.heads, config.lars, &arrays.online, Some(&arrays.target))?;
-        let header = Checkpoint::header(config, &encoder, 0, total, cache.fingerprint());
-        return Ok(Checkpoint { header, arrays: byol.snapshot()? });
-    }
-    let round = |values: [f32; 3]| values.map(|v| (v * 1e4).round() / 1e4);
-    let (mean, std) = cache.channel_statistics(10_000);
-    let encoder = config.encoder(round(mean), round(std).map(|s| s.max(1e-3)));
-    let online = random_weights(&encoder, config.heads, config.seed);
-    let byol = Byol::new(&encoder, config.heads, config.lars, &online, None)?;
-    let header = Checkpoint::header(config, &encoder, 0, total, cache.fingerprint());
+    let held_out = Watched::hold_out(cache.len(), config.batch);
+    let total = ((cache.len() - held_out) / config.batch * config.epochs) as u64;
+    let networks = init.unwrap_or_else(|| {
+        let round = |values: [f32; 3]| values.map(|v| (v * 1e4).round() / 1e4);
+        let (mean, std) = cache.channel_statistics(10_000);
+        let encoder = config.encoder(round(mean), round(std).map(|s| s.max(1e-3)));
+        let online = random_weights(&encoder, config.heads, config.seed);
+        Networks { encoder, online, target: None }
+    });
+    let Networks { encoder, online, target } = networks;
+    let byol = Byol::new(&encoder, config.heads, config.lars, &online, target.as_ref())?;
+    let header = Checkpoint::header(config, &encoder, 0, total, cache.fingerprint(), held_out);
     Ok(Checkpoint { header, arrays: byol.snapshot()? })
 }
 
@@ -168,6 +213,10 @@ struct Session<'a> {
     learner: Box<dyn Learner>,
     loader: Loader,
     metrics: MetricsLog,
+    watcher: Watcher,
+    judge: Judge,
+    /// Steps from one verdict to the next.
+    every: u64,
 }
 
 impl Session<'_> {
@@ -176,24 +225,21 @@ impl Session<'_> {
         let warmup = (self.header.config.warmup_epochs * per_epoch as f64).round() as u64;
         let mut clock = Clock::new();
         let mut means = Means::default();
+        if self.header.step == 0 {
+            self.look(per_epoch, progress)?;
+        }
         while let Some(batch) = self.loader.next_batch()? {
             let step = batch.step;
-            let settings = StepSettings {
-                learning_rate: schedule::learning_rate(
-                    self.header.config.learning_rate(),
-                    step,
-                    warmup,
-                    total,
-                ),
-                tau: schedule::tau(self.header.config.tau_base, step, total),
-                accumulate: self.header.config.accumulate,
-            };
+            let settings = self.settings(step, warmup);
             let mut reports = self.learner.step(&batch.view1, &batch.view2, settings)?;
             self.loader.recycle(batch);
+            let last = step + 1 == total;
             let stop = control.stop.load(Ordering::Relaxed);
-            let save = stop || step + 1 == total || clock.since_save.elapsed() >= control.checkpoint_every;
-            let full = means.steps + 1 == ROW_STEPS || step + 1 == total;
-            if save || full {
+            let save = stop || last || clock.since_save.elapsed() >= control.checkpoint_every;
+            // By the step's number, so that the rows of a resumed run are those of an uninterrupted one.
+            let full = (step + 1).is_multiple_of(ROW_STEPS) || last;
+            let look = (step + 1).is_multiple_of(self.every) || last;
+            if save || full || look {
                 reports.extend(self.learner.finish()?);
             }
             if let Some(report) = reports.iter().find(|report| !report.loss.is_finite()) {
@@ -209,20 +255,59 @@ impl Session<'_> {
                 self.metrics.push(&row)?;
                 means = Means::default();
             }
-            if save {
+            let plateau = look && self.look(per_epoch, progress)?;
+            if save || plateau {
                 self.save()?;
                 clock.since_save = Instant::now();
             }
-            if stop && step + 1 < total {
-                return Ok(Ended::Stopped);
+            if (stop || plateau) && !last {
+                return Ok(if plateau { Ended::Plateau } else { Ended::Stopped });
             }
         }
         Ok(Ended::Finished)
     }
 
+    fn settings(&self, step: u64, warmup: u64) -> StepSettings {
+        let (config, total) = (&self.header.config, self.header.total_steps);
+        StepSettings {
+            learning_rate: schedule::learning_rate(config.learning_rate(), step, warmup, total),
+            tau: schedule::tau(config.tau_base, step, total),
+            accumulate: config.accumulate,
+        }
+    }
+
+    /// Looks at the watched pictures: notes the verdict, keeps the best checkpoint, and says whether a plateau is
+    /// reached. A collapse is an error.
+    fn look(&mut self, per_epoch: u64, progress: &mut dyn Progress) -> Result<bool, TrainError> {
+        let learner = &mut self.learner;
+        let health = self.watcher.look(|views| learner.encode(views).map_err(TrainError::from))?;
+        let step = self.header.step;
+        let row = health.row(step, step as f64 / per_epoch.max(1) as f64);
+        let outcome = self.judge.hear(step, row.epoch, &health);
+        if outcome.best && outcome.collapse.is_none() {
+            // Before its row: a run that goes on after a crash knows from the rows which verdict was the best.
+            self.checkpoint()?.write_best(self.checkpoints)?;
+        }
+        self.metrics.push(&row)?;
+        progress.verdict(&row);
+        match outcome.collapse {
+            Some(Collapse { sign, cause }) if self.header.config.ignore_collapse => {
+                tracing::warn!("the encoder has collapsed at step {step}: {sign}; {cause}");
+                Ok(false)
+            }
+            Some(Collapse { sign, cause }) => {
+                Err(TrainError::Collapsed { sign, cause, step, saved: self.saved })
+            }
+            None => Ok(outcome.plateau),
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint, TrainError> {
+        Ok(Checkpoint { header: self.header.clone(), arrays: self.learner.snapshot()? })
+    }
+
     fn save(&mut self) -> Result<(), TrainError> {
-        let checkpoint = Checkpoint { header: self.header.clone(), arrays: self.learner.snapshot()? };
-        checkpoint.write(self.checkpoints)?;
+        self.checkpoint()?.write(self.checkpoints)?;
         self.saved = self.header.step;
         Ok(())
     }
@@ -276,6 +361,7 @@ impl Means {
             tau: Some(settings.tau),
             representation_std: mean(self.spread),
             images_per_s: Some(steps * header.config.batch as f64 / self.seconds.max(1e-9)),
+            ..MetricRow::default()
         }
     }
 }

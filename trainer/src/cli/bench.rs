@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::config::RunConfig;
 use crate::device::{Compute, Place};
+use crate::memory;
 use crate::method::byol::{HeadConfig, StepSettings, random_weights};
 use crate::method::learner::{self, Start};
 use crate::nn::clock;
@@ -87,7 +88,7 @@ impl Args {
         let phases = (place == Place::Cpu).then(|| clock::take().per_step(self.steps, 1e3 * seconds));
         // A GPU runs behind: only all steps together have a time.
         let best = (place == Place::Cpu).then_some(self.batch as f64 / best);
-        let rss = peak_rss_mib();
+        let rss = memory::peak().map(|bytes| bytes as f64 / 1048576.0);
         let threads = rayon::current_num_threads();
         if self.json {
             let json = serde_json::json!({
@@ -115,12 +116,4 @@ fn synthetic(len: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / 8_388_608.0 - 1.0
     };
     (0..len).map(next).collect()
-}
-
-/// Largest resident size so far, where the system tells (Linux).
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::subject::{Evaluated, Whiten};
+use super::subject::{Evaluated, Which, Whiten};
 use super::{STOP, command_line, progress};
 use crate::data::scan_splits;
 use crate::eval::{EvalOptions, evaluate};
@@ -28,6 +28,8 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     whiten: Whiten,
+    #[command(flatten)]
+    which: Which,
     /// Seed of the random encoder, and of the split where the folder has none.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -36,11 +38,11 @@ pub struct Args {
 impl Args {
     /// Measures and prints; a run keeps the result as `eval.json`.
     pub fn run(self) -> anyhow::Result<()> {
-        let evaluated = Evaluated::open(&self.subject)?;
+        let evaluated = Evaluated::open(&self.subject, self.which)?;
         let splits = scan_splits(&self.labelled, self.seed)?;
         let mut subjects = vec![evaluated.subject(&self.whiten)?];
         subjects.extend(evaluated.random(self.seed)?);
-        let other = self.against.as_deref().map(Evaluated::open).transpose()?;
+        let other = self.against.as_deref().map(|path| Evaluated::open(path, self.which)).transpose()?;
         let mut rival = None;
         if let (Some(other), Some(path)) = (&other, &self.against) {
             let name = path.file_name().map_or_else(|| "the other".into(), |n| n.to_string_lossy());

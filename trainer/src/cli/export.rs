@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use latentd_model::{DataFingerprint, EvaluationFigure, Training};
 
-use super::subject::{TrainedRun, Whiten};
+use super::subject::{TrainedRun, Which, Whiten};
 use super::{command_line, report};
 use crate::data::scan;
 use crate::encode::PictureEncoder;
@@ -33,6 +33,11 @@ pub struct Args {
     pictures: Option<PathBuf>,
     #[command(flatten)]
     whiten: Whiten,
+    #[command(flatten)]
+    which: Which,
+    /// Leaves out weights.safetensors, from which `train --init` goes on; it holds encoder, projector and predictor.
+    #[arg(long)]
+    no_weights: bool,
     /// What the pictures trained on are, for a person.
     #[arg(long, default_value = "own pictures, without labels")]
     data: String,
@@ -48,7 +53,7 @@ impl Args {
     /// Exports, and says what was checked.
     pub fn run(self) -> anyhow::Result<()> {
         latentd_model::runtime::init(None)?;
-        let run = TrainedRun::open(&self.run)?;
+        let run = TrainedRun::open(&self.run, self.which)?;
         let header = &run.checkpoint.header;
         let root = self.pictures.clone().unwrap_or_else(|| run.info.pictures_root.clone());
         let pictures = scan(&root)?;
@@ -65,6 +70,8 @@ impl Args {
             self.data,
             run.info.pictures
         );
+        let networks = (!self.no_weights).then(|| run.checkpoint.networks().to_bytes()).transpose();
+        let networks = networks.map_err(anyhow::Error::msg)?;
         let input = Export {
             models_dir: &self.models,
             name: &self.name,
@@ -75,6 +82,7 @@ impl Args {
             weights: &weights,
             training: Some(self.training(&run, &weights)?),
             evaluation: evaluation.as_ref().map(figures).unwrap_or_default(),
+            networks: networks.as_deref(),
             report_html: &html,
             command: &command,
             pictures_root: &root,
@@ -98,7 +106,6 @@ impl Args {
         let (header, info) = (&run.checkpoint.header, &run.info);
         let config = &header.config;
         let pictures = info.pictures as u64;
-        let per_epoch = (info.pictures / config.batch).max(1) as u64;
         Ok(Training {
             method: "byol".into(),
             arch: config.arch.as_str().into(),
@@ -111,7 +118,7 @@ impl Args {
                 pictures,
                 sha256: info.fingerprint.clone(),
             },
-            epochs: header.step / per_epoch,
+            epochs: header.step * config.epochs as u64 / header.total_steps.max(1),
             steps: header.step,
             batch_size: config.batch,
             seed: config.seed,

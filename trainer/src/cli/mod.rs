@@ -4,6 +4,8 @@ mod bench;
 mod doctor;
 mod eval;
 mod export;
+mod machine;
+mod overrides;
 mod pictures;
 mod progress;
 mod report;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 
 use super::{STOP, progress};
-use crate::data::{BuildOptions, DataError, PictureCache, Skipped, scan};
+use crate::data::{BuildOptions, BuildProgress, DataError, PictureCache, Scan, Skipped, scan};
 
 /// Scans and decodes a folder; files that cannot be read are told and given back.
 pub fn load(
@@ -39,9 +39,22 @@ pub fn load(
 
 /// At most `limit` pictures of a folder, evenly spaced, decoded; unreadable ones are passed over.
 pub fn sample(root: &Path, shortest_edge: u32, limit: usize) -> Result<PictureCache, DataError> {
-    let mut found = scan(root)?;
+    sample_of(scan(root)?, shortest_edge, limit).map(|(cache, _)| cache)
+}
+
+/// The same of a folder that was scanned, and the bytes of pixels that it takes.
+pub fn sample_of(
+    mut found: Scan,
+    shortest_edge: u32,
+    limit: usize,
+) -> Result<(PictureCache, u64), DataError> {
     let step = found.pictures.len().div_ceil(limit).max(1);
     found.pictures = found.pictures.into_iter().step_by(step).collect();
-    let go_on = &mut |_| ControlFlow::Continue(());
-    Ok(PictureCache::build(&found, shortest_edge, &BuildOptions::default(), go_on)?.0)
+    let mut bytes = 0;
+    let go_on = &mut |so_far: BuildProgress| {
+        bytes = so_far.bytes;
+        ControlFlow::Continue(())
+    };
+    let (cache, _) = PictureCache::build(&found, shortest_edge, &BuildOptions::default(), go_on)?;
+    Ok((cache, bytes))
 }

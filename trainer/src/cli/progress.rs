@@ -49,4 +49,19 @@ impl Progress for TrainProgress {
             tracing::info!("step {done}/{total} {text}");
         }
     }
+
+    fn verdict(&mut self, row: &MetricRow) {
+        let value = |v: Option<f64>| v.unwrap_or(f64::NAN);
+        let text = format!(
+            "epoch {:.2} watched pictures: view retrieval {:.1} %, effective rank {:.1}, std {:.3}",
+            row.epoch,
+            100.0 * value(row.view_retrieval),
+            value(row.effective_rank),
+            value(row.representation_std)
+        );
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => tracing::info!("{text}"),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::pictures::sample;
-use super::subject::{TrainedRun, Whiten};
+use super::subject::{TrainedRun, Which, Whiten};
 use crate::eval::{EvalTable, Features};
 use crate::nn::layout::{Layout, Role};
 use crate::report::{ReportInput, contact_rows, render, view_examples};
@@ -27,6 +27,8 @@ pub struct Args {
     pictures: Option<PathBuf>,
     #[command(flatten)]
     whiten: Whiten,
+    #[command(flatten)]
+    which: Which,
     /// The file to write; by default REPORT.html in the run's folder.
     #[arg(long, short)]
     out: Option<PathBuf>,
@@ -35,7 +37,7 @@ pub struct Args {
 impl Args {
     /// Writes the report.
     pub fn run(self) -> anyhow::Result<()> {
-        let run = TrainedRun::open(&self.run)?;
+        let run = TrainedRun::open(&self.run, self.which)?;
         let pictures = self.pictures.as_deref().unwrap_or(&run.info.pictures_root);
         let whitening = self.whiten.fit(&run)?;
         let html = build(&run, whitening, pictures, &self.run.display().to_string())?;

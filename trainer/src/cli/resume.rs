@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::machine::Machine;
 use super::pictures;
-use super::train::{Machine, go};
+use super::train::go;
 use crate::checkpoint::Checkpoint;
 use crate::run::RunDir;
 

@@ -24,19 +24,27 @@ pub const RANDOM: &str = "random initialisation";
 /// Pictures embedded at a time.
 const EMBED_BATCH: usize = 256;
 
+/// Which checkpoint of a run is meant.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Which {
+    /// Takes the last checkpoint of a run, not the best by its label-free verdicts.
+    #[arg(long)]
+    last: bool,
+}
+
 /// A run with the checkpoint to be used.
 pub struct TrainedRun {
     /// Its folder.
     pub dir: RunDir,
     /// Where it came from.
     pub info: RunInfo,
-    /// Its newest sound checkpoint, or the one asked for.
+    /// Its best checkpoint, its last, or the one asked for.
     pub checkpoint: Checkpoint,
 }
 
 impl TrainedRun {
     /// Opens a run's folder, or a checkpoint inside one.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, which: Which) -> anyhow::Result<Self> {
         if path.is_file() {
             let root = path.parent().and_then(Path::parent);
             let root = root.with_context(|| format!("{} is not inside a run's folder", path.display()))?;
@@ -44,7 +52,9 @@ impl TrainedRun {
             return Ok(Self { dir, info, checkpoint: Checkpoint::read(path)? });
         }
         let (dir, info) = RunDir::open(path)?;
-        let (checkpoint, damaged) = Checkpoint::newest(&dir.checkpoints())?;
+        let folder = dir.checkpoints();
+        let (checkpoint, damaged) =
+            if which.last { Checkpoint::newest(&folder)? } else { Checkpoint::best(&folder)? };
         damaged.iter().for_each(|line| tracing::warn!("{line}"));
         Ok(Self { dir, info, checkpoint })
     }
@@ -90,12 +100,12 @@ pub enum Evaluated {
 
 impl Evaluated {
     /// Opens what the path names.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, which: Which) -> anyhow::Result<Self> {
         if path.join("manifest.json").is_file() {
             return Ok(Self::Artefact(Box::new(Artefact::open(path)?)));
         }
         if path.join("run.json").is_file() || path.is_file() {
-            return Ok(Self::Run(Box::new(TrainedRun::open(path)?)));
+            return Ok(Self::Run(Box::new(TrainedRun::open(path, which)?)));
         }
         bail!(
             "{}: no run (run.json), checkpoint (.safetensors) or artefact (manifest.json) there",

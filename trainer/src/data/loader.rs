@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::cache::{PictureCache, pool};
 use super::error::DataError;
+use super::held_out::shown;
 use super::random::{Purpose, permutation, stream};
 use crate::augment::{Scratch, ViewConfig, Views, render};
 
@@ -21,6 +22,8 @@ pub struct LoaderConfig {
     pub image_size: usize,
     /// Pictures in a batch.
     pub batch: usize,
+    /// Pictures that are never shown: so many, evenly spaced, see [`spaced`](super::spaced).
+    pub held_out: usize,
     /// Everything random follows from it.
     pub seed: u64,
     /// Passes over the pictures; a last batch that is not full is dropped in each.
@@ -71,7 +74,8 @@ impl Loader {
     /// Settings out of range, and fewer pictures than a batch.
     pub fn new(cache: Arc<PictureCache>, views: Views, config: LoaderConfig) -> Result<Self, DataError> {
         check(&cache, &views, &config)?;
-        let steps_per_epoch = (cache.len() / config.batch) as u64;
+        let shown = shown(cache.len(), config.held_out);
+        let steps_per_epoch = (shown.len() / config.batch) as u64;
         let total_steps = steps_per_epoch * config.epochs as u64;
         let pool = pool(config.threads)?;
         let (send, batches) = sync_channel(config.ahead);
@@ -82,6 +86,7 @@ impl Loader {
             cache,
             views,
             config,
+            shown,
             stop: Arc::clone(&stop),
             scratches,
             order: Vec::new(),
@@ -166,8 +171,9 @@ fn check(cache: &PictureCache, views: &Views, config: &LoaderConfig) -> Result<(
         return setting("mean and std must be finite, and std positive");
     }
     views.validate().map_err(DataError::Setting)?;
-    if cache.len() < config.batch {
-        return Err(DataError::TooFewPictures { pictures: cache.len(), batch: config.batch });
+    let pictures = cache.len().saturating_sub(config.held_out);
+    if pictures < config.batch {
+        return Err(DataError::TooFewPictures { pictures, batch: config.batch });
     }
     Ok(())
 }
@@ -177,6 +183,8 @@ struct Renderer {
     cache: Arc<PictureCache>,
     views: Views,
     config: LoaderConfig,
+    /// Pictures to choose from.
+    shown: Vec<u32>,
     stop: Arc<AtomicBool>,
     scratches: Vec<Mutex<Scratch>>,
     order: Vec<u32>,
@@ -210,7 +218,8 @@ impl Renderer {
         let (epoch, within) = (step / steps_per_epoch, (step % steps_per_epoch) as usize);
         if self.order_epoch != Some(epoch) {
             let mut rng = stream(self.config.seed, Purpose::Order, epoch, 0);
-            permutation(&mut rng, self.cache.len(), &mut self.order);
+            permutation(&mut rng, self.shown.len(), &mut self.order);
+            self.order.iter_mut().for_each(|i| *i = self.shown[*i as usize]);
             self.order_epoch = Some(epoch);
         }
         let LoaderConfig { batch, image_size, .. } = self.config;
@@ -269,6 +278,7 @@ mod tests {
         LoaderConfig {
             image_size: 8,
             batch: 4,
+            held_out: 0,
             seed: 1,
             epochs: 2,
             threads: 2,
@@ -317,6 +327,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_out_is_never_shown() {
+        let batches = all(LoaderConfig { held_out: 2, epochs: 20, ..config() });
+        let mut seen: Vec<u32> = batches.iter().flat_map(|b| b.2.clone()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [0, 1, 3, 4, 5, 6, 7, 9, 10]);
+    }
+
+    #[test]
     fn dropping_early_stops_and_recycled_buffers_are_reused() {
         let mut loader =
             Loader::new(cache(64), Views::byol(), LoaderConfig { epochs: 1_000_000, ..config() }).unwrap();
@@ -346,6 +365,7 @@ mod tests {
             cache,
             views: Views::byol(),
             config: config(),
+            shown: (0..8).collect(),
             stop: Arc::clone(&stop),
             scratches: Vec::new(),
             order: Vec::new(),

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod error;
+pub mod held_out;
 pub mod labelled;
 pub mod loader;
 pub mod picture;
@@ -12,6 +13,7 @@ mod store;
 
 pub use cache::{BuildOptions, BuildProgress, PictureCache};
 pub use error::DataError;
+pub use held_out::spaced;
 pub use labelled::{Labelled, LabelledSplits, SplitOrigin, scan_labelled, scan_splits};
 pub use loader::{Batch, Loader, LoaderConfig};
 pub use picture::PictureRef;

@@ -15,6 +15,10 @@ pub enum Purpose {
     View2 = 3,
     /// Dividing labelled pictures into parts.
     Split = 4,
+    /// The first view of a watched picture.
+    Watch1 = 5,
+    /// The second view of a watched picture.
+    Watch2 = 6,
 }
 
 /// The generator for (`seed`, `purpose`, `a`, `b`): equal arguments, equal numbers, on any machine.

@@ -33,9 +33,15 @@ pub fn spread(features: &Features, limit: usize) -> Result<Spread, EvalError> {
     let std = deviations.iter().sum::<f64>() / dim as f64 * (dim as f64).sqrt();
     let matrix =
         Tensor::from_slice(chosen.as_slice(), (chosen.rows(), dim), &Device::Cpu)?.to_dtype(DType::F64)?;
-    let mut gram: Vec<f64> = matrix.t()?.matmul(&matrix)?.flatten_all()?.to_vec1()?;
+    // Both products have the same eigenvalues but for zeros: the smaller one is the cheaper.
+    let (gram, side) = if chosen.rows() < dim {
+        (matrix.matmul(&matrix.t()?)?, chosen.rows())
+    } else {
+        (matrix.t()?.matmul(&matrix)?, dim)
+    };
+    let mut gram: Vec<f64> = gram.flatten_all()?.to_vec1()?;
     let singular: Vec<f64> =
-        symmetric_eigenvalues(&mut gram, dim).into_iter().map(|v| v.max(0.0).sqrt()).collect();
+        symmetric_eigenvalues(&mut gram, side).into_iter().map(|v| v.max(0.0).sqrt()).collect();
     Ok(Spread { std, effective_rank: entropy_rank(&singular) })
 }
 
@@ -88,6 +94,14 @@ mod tests {
     fn a_flat_subspace_has_its_own_rank() {
         let s = spread(&sphere(5_000, 64, 8), 2_000).unwrap();
         assert!((s.effective_rank - 8.0).abs() < 0.2, "{s:?}");
+    }
+
+    #[test]
+    fn fewer_vectors_than_dimensions_have_the_rank_of_either_product() {
+        let few = sphere(40, 64, 64);
+        let padded = Features::new(64, [few.as_slice(), &[0.0; 64 * 60]].concat()).unwrap();
+        let rank = |f: &Features| spread(f, 25_600).unwrap().effective_rank;
+        assert!((rank(&few) - rank(&padded)).abs() < 0.01, "{} {}", rank(&few), rank(&padded));
     }
 
     #[test]

@@ -20,9 +20,10 @@ use latentd_model::encoder::GraphShape;
 use latentd_model::{
     Artefact, ArtefactDraft, ArtefactError, Contract, Embedding, Encoder, EncoderError, EvaluationFigure,
     Golden, GoldenError, GoldenPicture, GoldenReport, OutputSpec, Pixels, Preprocess, SessionOptions,
-    Training, write_artefact,
+    Training, write_artefact_with,
 };
 
+use crate::init::WEIGHTS_FILE;
 use crate::nn::config::EncoderConfig;
 use crate::nn::weights::Weights;
 pub use crop::eval_preprocess;
@@ -58,6 +59,8 @@ pub struct Export<'a> {
     pub training: Option<Training>,
     /// What was measured on the encoder; the parity is added to it.
     pub evaluation: Vec<EvaluationFigure>,
+    /// The networks as a checkpoint without an optimiser, for training on; `None` leaves them out.
+    pub networks: Option<&'a [u8]>,
     /// The report, a self-contained HTML page.
     pub report_html: &'a str,
     /// The command line that exports, noted beside the parity.
@@ -240,13 +243,17 @@ fn write(
 ) -> Result<PathBuf, ExportError> {
     let io = |source| ExportError::Io { path: input.models_dir.to_owned(), source };
     std::fs::create_dir_all(input.models_dir).map_err(io)?;
+    let further: Vec<_> = input.networks.map(|bytes| (WEIGHTS_FILE, bytes)).into_iter().collect();
+    let attempt = |draft: &ArtefactDraft| {
+        write_artefact_with(input.models_dir, draft, onnx, golden, input.report_html, &further)
+    };
     if input.version.is_some() {
-        return Ok(write_artefact(input.models_dir, draft, onnx, golden, input.report_html)?);
+        return Ok(attempt(draft)?);
     }
     draft.version = next_version(input.models_dir, input.name).map_err(io)?;
     let last = draft.version + VERSION_TRIES;
     loop {
-        match write_artefact(input.models_dir, draft, onnx, golden, input.report_html) {
+        match attempt(draft) {
             Err(ArtefactError::Exists { .. }) if draft.version < last => draft.version += 1,
             outcome => return Ok(outcome?),
         }

@@ -176,6 +176,7 @@ fn parts<'a>(
         weights,
         training: None,
         evaluation: Vec::new(),
+        networks: None,
         report_html: "<!doctype html><title>report</title>",
         command: "latentd-trainer export",
         pictures_root: root,

@@ -2,4 +2,5 @@
 
 pub mod ema;
 pub mod lars;
+pub mod rules;
 pub mod schedule;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One line of metrics.jsonl. Fields that a row's kind does not have are absent; further ones are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricRow {
-    /// "step" or "epoch".
+    /// "step", or "verdict" for the figures of watched pictures: see `monitor::Health`.
     pub kind: String,
     /// Optimiser steps taken.
     pub step: u64,
@@ -24,6 +24,21 @@ pub struct MetricRow {
     /// 1 well spread, 0 collapsed; see `eval::Spread`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub representation_std: Option<f64>,
+    /// Spread of the projections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection_std: Option<f64>,
+    /// RankMe of the representations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_rank: Option<f64>,
+    /// Mean squared distance of two views of a picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<f64>,
+    /// How evenly pictures lie on the sphere; less is more even.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uniformity: Option<f64>,
+    /// Share of views whose nearest other view is of the same picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view_retrieval: Option<f64>,
     /// Pictures a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,

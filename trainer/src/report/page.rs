@@ -129,6 +129,7 @@ mod tests {
                 tau: Some(0.99),
                 representation_std: Some(0.7),
                 images_per_s: Some(120.0),
+                ..MetricRow::default()
             })
             .collect();
         let table = example();

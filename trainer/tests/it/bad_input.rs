@@ -18,8 +18,21 @@ fn folders_that_cannot_be_trained_on() {
     let said = train("text");
     assert!(said.contains("no pictures"), "{said}");
     write_pictures(&dir.path().join("few"), 3, 1);
-    assert!(train("few").contains("fewer than one batch"));
+    let said =
+        fail(trainer().arg("train").arg(dir.path().join("few")).args(["--batch", "16", "--out"]).arg(&out));
+    assert!(said.contains("6 pictures are fewer than one batch of 16: use a smaller --batch"), "{said}");
     assert!(!out.join("run.json").exists(), "nothing is left of a run that did not start");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_before_the_pictures_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pictures(dir.path(), 8, 1);
+    // A file where a folder is needed: refused to root as well.
+    fs::write(dir.path().join("file"), "").unwrap();
+    let said = fail(trainer().arg("train").arg(dir.path()).arg("--out").arg(dir.path().join("file/run")));
+    assert!(said.contains("file/run cannot be written: choose another --out"), "{said}");
+    assert!(!said.contains("pictures in"), "{said}");
 }
 
 #[test]

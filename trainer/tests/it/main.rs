@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_input;
+mod budget;
 mod doctor;
 mod end_to_end;
+mod init;
 mod resume;
 mod support;
+mod watch;

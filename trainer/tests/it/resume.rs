@@ -1,29 +1,25 @@
 //! Killed at any moment, a run goes on to the same numbers as if nothing had happened.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{SMALL, fail, succeed, trainer, write_pictures};
+use crate::support::{SMALL, fail, kill_at, succeed, trainer, write_pictures};
 
-/// (step, loss, spread) of every row of metrics: what must be the same, unlike the speed.
-fn metrics(run: &Path) -> Vec<(u64, f64, f64)> {
+/// Every row of metrics of a kind without the speed: what must be the same.
+fn metrics(run: &Path, kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let row = |line: &str| {
-        let row: Value = serde_json::from_str(line).unwrap();
-        let number = |name: &str| row[name].as_f64().unwrap();
-        (row["step"].as_u64().unwrap(), number("loss"), number("representation_std"))
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        row.as_object_mut().unwrap().remove("images_per_s");
+        row
     };
-    text.lines().map(row).collect()
+    text.lines().map(row).filter(|row| row["kind"] == kind).collect()
 }
 
-/// The newest checkpoint without the time that it took.
-fn newest(run: &Path) -> Vec<u8> {
-    let mut all: Vec<_> =
-        std::fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().path()).collect();
-    all.sort();
-    let bytes = std::fs::read(all.last().unwrap()).unwrap();
+/// A checkpoint without the time that it took.
+fn arrays(run: &Path, name: &str) -> Vec<u8> {
+    let bytes = std::fs::read(run.join("checkpoints").join(name)).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     bytes[8 + header..].to_vec()
 }
@@ -34,32 +30,64 @@ fn a_killed_run_goes_on_bit_for_bit() {
     let pictures = dir.path().join("pictures");
     write_pictures(&pictures, 24, 1);
     let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
-    // A checkpoint after every step, so that the kill comes between any two.
+    // A checkpoint after every step, so that the kill comes between any two; batches in parts; verdicts on the way.
     let args = |out: &Path| {
         let mut command = trainer();
         command.arg("train").arg(&pictures).arg("--out").arg(out).args(SMALL);
-        command.args(["--epochs", "40", "--checkpoint-minutes", "0"]);
+        command.args(["--epochs", "40", "--checkpoint-minutes", "0", "--accumulate", "2"]);
         command
     };
     succeed(&mut args(&whole));
-    let mut child = args(&killed).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while !killed.join("checkpoints/step-000000033.safetensors").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
-        assert!(start.elapsed() < Duration::from_secs(120));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let steps = |run: &Path| metrics(run).last().map(|m| m.0);
-    assert!(steps(&killed) < steps(&whole), "it was killed on the way");
+    kill_at(&mut args(&killed), &killed, 33);
+    let steps = |run: &Path| metrics(run, "step").last().map(|m| m["step"].clone());
+    assert_ne!(steps(&killed), steps(&whole), "it was killed on the way");
     succeed(trainer().arg("resume").arg(&killed));
-    assert_eq!(newest(&killed), newest(&whole), "weights, target and velocity are the same bits");
+    for name in ["step-000000120.safetensors", "best.safetensors"] {
+        assert_eq!(
+            arrays(&killed, name),
+            arrays(&whole, name),
+            "weights, target and velocity are the same bits"
+        );
+    }
+    let verdicts = metrics(&whole, "verdict");
+    assert_eq!(verdicts.len(), 5, "at rest, and every ten epochs of so small a folder");
+    assert_eq!(verdicts, metrics(&killed, "verdict"));
     // A row that the kill cut in half averages fewer steps; all others are the same.
-    let (whole, killed) = (metrics(&whole), metrics(&killed));
+    let (whole, killed) = (metrics(&whole, "step"), metrics(&killed, "step"));
     let equal = killed.iter().filter(|row| whole.contains(row)).count();
-    assert_eq!(killed.last().map(|r| r.0), Some(120));
-    assert!(equal + 10 >= whole.len(), "{equal} of {}", whole.len());
+    assert_eq!(killed.last().unwrap()["step"], 120);
+    assert!(equal + 2 >= whole.len(), "{equal} of {}", whole.len());
+}
+
+#[test]
+fn a_full_disk_keeps_the_checkpoint_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pictures, run) = (dir.path().join("pictures"), dir.path().join("run"));
+    write_pictures(&pictures, 24, 1);
+    let mut command = trainer();
+    command.arg("train").arg(&pictures).arg("--out").arg(&run).args(SMALL);
+    kill_at(command.args(["--epochs", "20", "--checkpoint-minutes", "0"]), &run, 9);
+    let before = std::fs::read_dir(run.join("checkpoints")).unwrap().count();
+    // A limit on the size of a file stands for a disk without room: a write beyond it fails.
+    let mut limited = std::process::Command::new("sh");
+    limited.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 256; exec \"$@\"",
+        "sh",
+        trainer().get_program().to_str().unwrap(),
+    ]);
+    let said = fail(limited.env("LATENTD_TRAINER_THREADS", "2").arg("resume").arg(&run));
+    let lines: Vec<_> = said.lines().filter(|l| l.starts_with("error:")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains(".safetensors was not written") && lines[0].contains("make room"), "{said}");
+    let left: Vec<_> =
+        std::fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(
+        left.len() >= before.min(3) && left.iter().all(|n| !n.to_string_lossy().ends_with(".part")),
+        "{left:?}"
+    );
+    succeed(trainer().arg("resume").arg(&run));
+    assert_eq!(metrics(&run, "step").last().unwrap()["step"], 60);
 }
 
 #[test]
@@ -72,7 +100,7 @@ fn changed_pictures_are_noticed() {
     succeed(&mut command);
     for file in std::fs::read_dir(run.join("checkpoints")).unwrap() {
         let path = file.unwrap().path();
-        if !path.ends_with("step-000000000.safetensors") {
+        if !path.ends_with("step-000000000.safetensors") && !path.ends_with("best.safetensors") {
             std::fs::remove_file(path).unwrap();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 
@@ -26,6 +27,19 @@ pub fn fail(command: &mut Command) -> String {
     assert!(!output.status.success(), "{command:?} should have failed");
     assert!(!said.contains("panicked"), "{said}");
     said
+}
+
+/// Starts it and kills it once the run has the checkpoint of that step.
+pub fn kill_at(command: &mut Command, run: &Path, step: u64) {
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !run.join(format!("checkpoints/step-{step:09}.safetensors")).exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        assert!(start.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// `per_class` pictures each of two classes, in `<dir>/<class>/`: stripes across or along, in
