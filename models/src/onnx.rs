@@ -17,6 +17,7 @@ pub const OPSET_VERSION: i64 = 17;
 /// `TensorProto.DataType`: the element types in use.
 pub mod data_type {
     pub const FLOAT: i32 = 1;
+    pub const INT64: i32 = 7;
     pub const UINT8: i32 = 2;
 }
 

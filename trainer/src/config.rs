@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::Views;
 use crate::method::byol::HeadConfig;
-use crate::nn::config::Arch;
+use crate::nn::config::{Arch, Norm};
 use crate::nn::kernels::precision::Precision;
 use crate::optim::lars::LarsConfig;
 
@@ -48,6 +48,10 @@ pub struct RunConfig {
     pub views: Views,
     /// How exactly convolutions and linear layers multiply.
     pub precision: Precision,
+    /// What normalises.
+    pub norm: Norm,
+    /// Computes a block's inner maps again in the backward pass instead of keeping them.
+    pub recompute: bool,
 }
 
 impl Default for RunConfig {
@@ -70,6 +74,8 @@ impl Default for RunConfig {
             lars: LarsConfig::default(),
             views: Views::small(),
             precision: Precision::default(),
+            norm: Norm::default(),
+            recompute: false,
         }
     }
 }
@@ -152,7 +158,14 @@ impl RunConfig {
     /// The encoder to train, for pictures of that mean and standard deviation (R, G, B; pixel / 255).
     pub fn encoder(&self, mean: [f32; 3], std: [f32; 3]) -> crate::nn::config::EncoderConfig {
         let plain = crate::nn::config::EncoderConfig::new(self.arch, self.width, self.image_size);
-        crate::nn::config::EncoderConfig { mean, std, precision: self.precision, ..plain }
+        crate::nn::config::EncoderConfig {
+            mean,
+            std,
+            precision: self.precision,
+            norm: self.norm,
+            recompute: self.recompute,
+            ..plain
+        }
     }
 
     /// Shorter side to which pictures are shrunk once, before views are cut out of them.

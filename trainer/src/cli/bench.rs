@@ -8,7 +8,7 @@ use crate::memory;
 use crate::method::byol::{HeadConfig, StepSettings, random_weights};
 use crate::method::learner::{self, Start};
 use crate::nn::clock;
-use crate::nn::config::{Arch, EncoderConfig};
+use crate::nn::config::{Arch, EncoderConfig, Norm};
 use crate::nn::kernels::precision::Precision;
 
 /// Steps that are not timed: memory and algorithms are chosen in them.
@@ -43,6 +43,15 @@ pub struct Args {
     /// How exactly convolutions and linear layers multiply.
     #[arg(long, default_value = "high")]
     precision: Precision,
+    /// What normalises.
+    #[arg(long, default_value = "batch")]
+    norm: Norm,
+    /// Computes a block's inner maps again in the backward pass.
+    #[arg(long)]
+    recompute: bool,
+    /// Parts that a batch is cut into, whose gradients are added up.
+    #[arg(long, default_value_t = 1)]
+    accumulate: usize,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -59,6 +68,9 @@ impl Args {
             batch: self.batch,
             heads,
             precision: self.precision,
+            norm: self.norm,
+            recompute: self.recompute,
+            accumulate: self.accumulate,
             ..RunConfig::default()
         };
         config.validate()?;
@@ -70,7 +82,7 @@ impl Args {
         let mut learner = learner::open(place, self.precision.into(), &start)?;
         let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
         let (view1, view2) = (view(1), view(2));
-        let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: 1 };
+        let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: self.accumulate };
         for _ in 0..WARMUP_STEPS {
             learner.step(&view1, &view2, settings)?;
         }

@@ -111,7 +111,7 @@ impl Args {
             arch: config.arch.as_str().into(),
             width: config.width,
             image_size: config.image_size,
-            norm: "batch_norm".into(),
+            norm: config.norm.as_str().into(),
             parameters: weights.parameters() as u64,
             data: DataFingerprint {
                 description: self.data.clone(),

@@ -1,7 +1,7 @@
 //! The flags of `train` that override a configuration.
 
 use crate::config::RunConfig;
-use crate::nn::config::Arch;
+use crate::nn::config::{Arch, Norm};
 use crate::nn::kernels::precision::Precision;
 use crate::plan::Fixed;
 
@@ -53,6 +53,12 @@ pub struct Overrides {
     /// How exactly convolutions and linear layers multiply (PyTorch's float32 matmul precision).
     #[arg(long)]
     precision: Option<Precision>,
+    /// What normalises: batch, or gn-ws (group norm and weight standardisation) for small batches.
+    #[arg(long)]
+    norm: Option<Norm>,
+    /// Computes a block's inner maps again in the backward pass: less memory, a third more time.
+    #[arg(long)]
+    recompute: bool,
     /// Everything random follows from it.
     #[arg(long)]
     seed: Option<u64>,
@@ -81,6 +87,8 @@ impl Overrides {
         set(&mut config.heads.hidden, &self.hidden);
         set(&mut config.heads.projection, &self.projection);
         set(&mut config.precision, &self.precision);
+        set(&mut config.norm, &self.norm);
+        config.recompute |= self.recompute;
         set(&mut config.seed, &self.seed);
     }
 

@@ -115,6 +115,44 @@ impl GraphBuilder {
         self.node("Div", name, &[a, b], Vec::new())
     }
 
+    /// `a · b`, broadcast as numpy does.
+    pub fn mul(&mut self, name: &str, a: &Value, b: &Value) -> Value {
+        self.node("Mul", name, &[a, b], Vec::new())
+    }
+
+    /// The same values in another shape: 0 keeps an axis, −1 takes what is left.
+    pub fn reshape(&mut self, name: &str, x: &Value, shape: &[i64]) -> Value {
+        let to = self.fresh(&format!("{name}/shape"));
+        self.graph.initializer.push(TensorProto {
+            dims: vec![shape.len() as i64],
+            data_type: Some(data_type::INT64),
+            name: Some(to.clone()),
+            raw_data: Some(shape.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        });
+        self.node("Reshape", name, &[x, &Value(to)], Vec::new())
+    }
+
+    /// Group norm of `x` [B, C, size, size] over `groups` groups of its channels, scaled by `gamma`
+    /// and shifted by `beta` [C, 1, 1]: an instance norm of the groups.
+    pub fn group_norm(
+        &mut self,
+        name: &str,
+        x: &Value,
+        (channels, size, groups): (usize, usize, usize),
+        (gamma, beta): (&Value, &Value),
+    ) -> Value {
+        let grouped = self.reshape(&format!("{name}/groups"), x, &[0, groups as i64, -1]);
+        let one = self.constant(&format!("{name}/one"), &[groups], &vec![1.0; groups]);
+        let zero = self.constant(&format!("{name}/zero"), &[groups], &vec![0.0; groups]);
+        let inputs = [&grouped, &one, &zero];
+        // The operator's epsilon is 1e-5 unless told otherwise, as the trainer's.
+        let normal = self.node("InstanceNormalization", &format!("{name}/normal"), &inputs, Vec::new());
+        let (c, s) = (channels as i64, size as i64);
+        let maps = self.reshape(&format!("{name}/maps"), &normal, &[0, c, s, s]);
+        let scaled = self.mul(&format!("{name}/scaled"), &maps, gamma);
+        self.add(name, &scaled, beta)
+    }
+
     /// `max(a, b)`, broadcast as numpy does.
     pub fn max(&mut self, name: &str, a: &Value, b: &Value) -> Value {
         self.node("Max", name, &[a, b], Vec::new())

@@ -6,7 +6,7 @@
 
 use latentd_model::Pixels;
 
-use crate::nn::config::{EncoderConfig, Stem};
+use crate::nn::config::{EncoderConfig, Norm, Stem};
 use crate::nn::weights::Weights;
 
 /// One picture's activations, [H, W, C].
@@ -40,6 +40,12 @@ pub fn embed(config: &EncoderConfig, weights: &Weights, picture: &Pixels) -> Vec
 
 /// The representation of one normalised picture, [H, W, 3].
 pub fn represent(config: &EncoderConfig, weights: &Weights, data: Vec<f64>) -> Vec<f64> {
+    let mut weights = weights.clone();
+    if config.norm == Norm::GnWs {
+        let convolutions = weights.0.values_mut().filter(|w| w.shape.len() == 4);
+        convolutions.for_each(|w| standardise(&mut w.data, w.shape[3]));
+    }
+    let weights = &weights;
     let mut x = Map { size: config.image_size, channels: 3, data };
     let (_, stride) = config.stem_convolution();
     x = relu(norm(weights, "stem.norm", conv(weights, "stem.conv", &x, stride)));
@@ -96,6 +102,9 @@ fn conv(weights: &Weights, name: &str, x: &Map, stride: usize) -> Map {
 }
 
 fn norm(weights: &Weights, name: &str, mut x: Map) -> Map {
+    if !weights.0.contains_key(&format!("{name}.running_mean")) {
+        return group_norm(weights, name, x);
+    }
     let part = |part: &str| &weights.0[&format!("{name}.{part}")].data;
     let (gamma, beta) = (part("weight"), part("bias"));
     let (mean, var) = (part("running_mean"), part("running_var"));
@@ -103,6 +112,36 @@ fn norm(weights: &Weights, name: &str, mut x: Map) -> Map {
         let c = i % x.channels;
         let standard = (*v - f64::from(mean[c])) / (f64::from(var[c]) + 1e-5).sqrt();
         *v = standard * f64::from(gamma[c]) + f64::from(beta[c]);
+    }
+    x
+}
+
+/// Mean 0 and variance 1 for each of so many columns.
+fn standardise(w: &mut [f32], columns: usize) {
+    for c in 0..columns {
+        let column: Vec<f64> = w[c..].iter().step_by(columns).map(|w| f64::from(*w)).collect();
+        let mean = column.iter().sum::<f64>() / column.len() as f64;
+        let variance = column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / column.len() as f64;
+        for (to, v) in w[c..].iter_mut().step_by(columns).zip(column) {
+            *to = ((v - mean) / (variance + 1e-5).sqrt()) as f32;
+        }
+    }
+}
+
+fn group_norm(weights: &Weights, name: &str, mut x: Map) -> Map {
+    let part = |part: &str| &weights.0[&format!("{name}.{part}")].data;
+    let (gamma, beta) = (part("weight"), part("bias"));
+    let group = Norm::group(x.channels);
+    for first in (0..x.channels).step_by(group) {
+        let own = |i: &usize| (first..first + group).contains(&(i % x.channels));
+        let values: Vec<f64> = (0..x.data.len()).filter(own).map(|i| x.data[i]).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        for i in (0..x.data.len()).filter(own).collect::<Vec<_>>() {
+            let c = i % x.channels;
+            let standard = (x.data[i] - mean) / (variance + 1e-5).sqrt();
+            x.data[i] = standard * f64::from(gamma[c]) + f64::from(beta[c]);
+        }
     }
     x
 }

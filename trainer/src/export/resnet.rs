@@ -2,12 +2,13 @@
 //!
 //! Input `image`: uint8 [batch, H, W, 3], RGB. Output `embedding`: float32 [batch, D], each row of
 //! length 1. Cast, mean, standard deviation and layout are inside the graph, so that nobody can
-//! apply them twice or forget them. Batch norms are folded into their convolutions in f64.
+//! apply them twice or forget them. Batch norms and weight standardisation are folded into the
+//! convolutions in f64; group norms stay operations of the graph.
 
 use latentd_model::Preprocess;
 
 use super::graph::{Axis, ElementType, GraphBuilder, Value, Window};
-use crate::nn::config::{BlockSpec, EncoderConfig, Stem};
+use crate::nn::config::{BlockSpec, EncoderConfig, Norm, Stem};
 use crate::nn::weights::{Weights, WeightsError};
 use crate::whiten::Whitening;
 
@@ -18,6 +19,8 @@ pub const OUTPUT: &str = "embedding";
 
 /// Batch norm's epsilon, as PyTorch's default and the trainer's layers.
 const NORM_EPSILON: f64 = 1e-5;
+/// Weight standardisation's epsilon, as in the trainer's layers.
+const STANDARDISATION_EPSILON: f64 = 1e-5;
 /// A representation shorter than this is treated as all zeros.
 const LENGTH_EPSILON: f32 = 1e-12;
 
@@ -67,7 +70,7 @@ pub fn to_onnx(
         let (height, width) = (preprocess.height, preprocess.width);
         return Err(GraphError::Size { height, width, size });
     }
-    let mut net = Network { g: GraphBuilder::new(config.arch.as_str()), weights };
+    let mut net = Network { g: GraphBuilder::new(config.arch.as_str()), weights, norm: config.norm };
 
     let batch = Axis::Dynamic("batch");
     let shape = [batch, Axis::Fixed(size), Axis::Fixed(size), Axis::Fixed(3)];
@@ -76,7 +79,7 @@ pub fn to_onnx(
     for block in config.blocks() {
         x = net.block(&block, &x)?;
     }
-    let pooled = net.g.global_average_pool("pool", &x);
+    let pooled = net.g.global_average_pool("pool", &x.value);
     let representation = net.g.flatten("representation", &pooled);
     let embedding = match Whitening::of(weights, config.dim()) {
         Some(whitening) => net.whitened(&representation, &whitening),
@@ -104,9 +107,28 @@ struct Folded {
     bias: Vec<f32>,
 }
 
+/// Square maps of the graph.
+#[derive(Clone)]
+struct Map {
+    value: Value,
+    size: usize,
+}
+
+/// A convolution with its norm: their names without endings, and the convolution's shape.
+struct Unit<'a> {
+    conv: &'a str,
+    norm: &'a str,
+    /// kernel, kernel, channels in, channels out.
+    shape: [usize; 4],
+    stride: usize,
+    /// A factor per input channel; none when empty.
+    input_scale: &'a [f64],
+}
+
 struct Network<'a> {
     g: GraphBuilder,
     weights: &'a Weights,
+    norm: Norm,
 }
 
 impl Network<'_> {
@@ -114,7 +136,7 @@ impl Network<'_> {
     ///
     /// `(x/255 − mean) / std` is `(x − 255·mean) · 1/(255·std)`. The factor is folded into the
     /// convolution; the subtraction is not, because the convolution pads with zeros *after* it.
-    fn stem(&mut self, config: &EncoderConfig, image: &Value) -> Result<Value, GraphError> {
+    fn stem(&mut self, config: &EncoderConfig, image: &Value) -> Result<Map, GraphError> {
         let planes = self.g.transpose("image/planes", image, &[0, 3, 1, 2]);
         let planes = self.g.cast_f32("image/float", &planes);
         let mean = config.mean.map(|m| (f64::from(m) * 255.0) as f32);
@@ -124,12 +146,16 @@ impl Network<'_> {
         let (kernel, stride) = config.stem_convolution();
         let scale = config.std.map(|s| 1.0 / (255.0 * f64::from(s)));
         let shape = [kernel, kernel, 3, config.stem_channels()];
-        let folded = self.fold("stem.conv", "stem.norm", shape, &scale)?;
-        let x = self.conv("stem.conv", &centred, &folded, stride);
-        let x = self.g.relu("stem.relu", &x);
+        let input = Map { value: centred, size: config.image_size };
+        let unit = Unit { conv: "stem.conv", norm: "stem.norm", shape, stride, input_scale: &scale };
+        let x = self.unit(&unit, &input)?;
+        let value = self.g.relu("stem.relu", &x.value);
         Ok(match config.stem {
-            Stem::Cifar => x,
-            Stem::Imagenet => self.g.max_pool("stem.pool", &x, Window { kernel: 3, stride: 2, padding: 1 }),
+            Stem::Cifar => Map { value, ..x },
+            Stem::Imagenet => {
+                let window = Window { kernel: 3, stride: 2, padding: 1 };
+                Map { value: self.g.max_pool("stem.pool", &value, window), size: x.size.div_ceil(2) }
+            }
         })
     }
 
@@ -145,46 +171,79 @@ impl Network<'_> {
     }
 
     /// One residual block: its convolutions, the shortcut around them, the sum through a ReLU.
-    fn block(&mut self, block: &BlockSpec, input: &Value) -> Result<Value, GraphError> {
+    fn block(&mut self, block: &BlockSpec, input: &Map) -> Result<Map, GraphError> {
         let name = &block.name;
         let convolutions = block.convolutions();
         let last = convolutions.len();
         let mut x = input.clone();
         for (i, kernel, stride, cin, cout) in convolutions {
             let (conv, norm) = (format!("{name}.conv{i}"), format!("{name}.norm{i}"));
-            let folded = self.fold(&conv, &norm, [kernel, kernel, cin, cout], &[])?;
-            x = self.conv(&conv, &x, &folded, stride);
+            let shape = [kernel, kernel, cin, cout];
+            x = self.unit(&Unit { conv: &conv, norm: &norm, shape, stride, input_scale: &[] }, &x)?;
             if i != last {
-                x = self.g.relu(&format!("{name}.relu{i}"), &x);
+                x.value = self.g.relu(&format!("{name}.relu{i}"), &x.value);
             }
         }
         let shortcut = if block.has_projection() {
             let (conv, norm) = (format!("{name}.shortcut.conv"), format!("{name}.shortcut.norm"));
-            let folded = self.fold(&conv, &norm, [1, 1, block.cin, block.cout], &[])?;
-            self.conv(&conv, input, &folded, block.stride)
+            let shape = [1, 1, block.cin, block.cout];
+            let unit = Unit { conv: &conv, norm: &norm, shape, stride: block.stride, input_scale: &[] };
+            self.unit(&unit, input)?
         } else {
             input.clone()
         };
-        let sum = self.g.add(&format!("{name}.sum"), &x, &shortcut);
-        Ok(self.g.relu(&format!("{name}.relu"), &sum))
+        let sum = self.g.add(&format!("{name}.sum"), &x.value, &shortcut.value);
+        Ok(Map { value: self.g.relu(&format!("{name}.relu"), &sum), ..x })
     }
 
-    /// A convolution that pads half its kernel on every side.
-    fn conv(&mut self, name: &str, x: &Value, folded: &Folded, stride: usize) -> Value {
+    /// A convolution that pads half its kernel on every side, and its norm.
+    fn unit(&mut self, unit: &Unit, x: &Map) -> Result<Map, GraphError> {
+        let [kernel, _, _, channels] = unit.shape;
+        let size = (x.size + 2 * (kernel / 2) - kernel) / unit.stride + 1;
+        let folded = match self.norm {
+            Norm::Batch => self.fold(unit)?,
+            Norm::GnWs => self.standardised(unit)?,
+        };
+        let name = unit.conv;
         let weight = self.g.constant(&format!("{name}.weight"), &folded.dims, &folded.weight);
         let bias = self.g.constant(&format!("{name}.bias"), &[folded.bias.len()], &folded.bias);
-        let kernel = folded.dims[2];
-        self.g.conv(name, x, &weight, &bias, Window { kernel, stride, padding: kernel / 2 })
+        let window = Window { kernel, stride: unit.stride, padding: kernel / 2 };
+        let mut value = self.g.conv(name, &x.value, &weight, &bias, window);
+        if self.norm == Norm::GnWs {
+            let groups = channels / Norm::group(channels);
+            let [gamma, beta] = ["weight", "bias"].map(|part| format!("{}.{part}", unit.norm));
+            let (g, b) =
+                (self.array(&gamma, &[channels])?.to_vec(), self.array(&beta, &[channels])?.to_vec());
+            let gamma = self.g.constant(&gamma, &[channels, 1, 1], &g);
+            let beta = self.g.constant(&beta, &[channels, 1, 1], &b);
+            value = self.g.group_norm(unit.norm, &value, (channels, size, groups), (&gamma, &beta));
+        }
+        Ok(Map { value, size })
     }
 
-    /// Folds a norm, and a factor per input channel (none when empty), into the convolution.
-    fn fold(
-        &self,
-        conv: &str,
-        norm: &str,
-        shape: [usize; 4],
-        input_scale: &[f64],
-    ) -> Result<Folded, GraphError> {
+    /// The weights at mean 0 and variance 1 over each output channel's fan-in.
+    fn standardised(&self, unit: &Unit) -> Result<Folded, GraphError> {
+        let [kh, kw, cin, cout] = unit.shape;
+        let hwio = self.array(&format!("{}.weight", unit.conv), &unit.shape)?;
+        let fan_in = (kh * kw * cin) as f64;
+        let mut weight = Vec::with_capacity(hwio.len());
+        for o in 0..cout {
+            let column = || hwio[o..].iter().step_by(cout).map(|&w| f64::from(w));
+            let mean = column().sum::<f64>() / fan_in;
+            let variance = column().map(|w| (w - mean).powi(2)).sum::<f64>() / fan_in;
+            let scale = 1.0 / (variance + STANDARDISATION_EPSILON).sqrt();
+            for i in 0..cin {
+                let scale = scale * unit.input_scale.get(i).copied().unwrap_or(1.0);
+                let taps = (0..kh * kw).map(|tap| f64::from(hwio[(tap * cin + i) * cout + o]));
+                weight.extend(taps.map(|w| ((w - mean) * scale) as f32));
+            }
+        }
+        Ok(Folded { weight, dims: [cout, cin, kh, kw], bias: vec![0.0; cout] })
+    }
+
+    /// Folds a batch norm, and the factor per input channel, into the convolution.
+    fn fold(&self, unit: &Unit) -> Result<Folded, GraphError> {
+        let Unit { conv, norm, shape, input_scale, .. } = *unit;
         let [kh, kw, cin, cout] = shape;
         let hwio = self.array(&format!("{conv}.weight"), &shape)?;
         let part = |part: &str| self.array(&format!("{norm}.{part}"), &[cout]);

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::{
     BoxError, Export, ExportError, Parity, eval_preprocess, export, open, reference, to_onnx, verify,
 };
-use crate::nn::config::{Arch, EncoderConfig, Stem};
+use crate::nn::config::{Arch, EncoderConfig, Norm, Stem};
 use crate::nn::weights::{WeightTensor, Weights};
 
 /// Random weights whose norms are as uneven as a trained network's.
@@ -99,6 +99,14 @@ fn the_reference_is_what_pytorch_computes() {
             let expected = f64::from(expected);
             assert!((got - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{got} {expected}");
         }
+    }
+}
+
+#[test]
+fn group_norms_stay_in_the_graph_and_standardised_weights_are_folded() {
+    for (arch, size) in [(Arch::Resnet18, 32), (Arch::Resnet50, 72)] {
+        let config = EncoderConfig { norm: Norm::GnWs, ..EncoderConfig::new(arch, 0.25, size) };
+        assert_graph_is_the_network(&config, &pictures(size as u32, 3));
     }
 }
 

@@ -52,6 +52,7 @@ impl HeadConfig {
             hidden: self.hidden,
             output: self.projection,
             precision: encoder.precision,
+            norm: encoder.norm,
         }
     }
 

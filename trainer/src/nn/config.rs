@@ -70,6 +70,35 @@ impl Stem {
     }
 }
 
+/// What normalises between a convolution and its ReLU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// Batch norm (Ioffe and Szegedy 2015), by the statistics of each view's batch.
+    #[default]
+    Batch,
+    /// Group norm over at most 16 groups, and weight standardisation: no statistics of the batch,
+    /// so that small batches train as large ones do (Richemond et al. 2020, "BYOL works even
+    /// without batch statistics").
+    GnWs,
+}
+
+impl Norm {
+    /// The name as a manifest has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Norm::Batch => "batch_norm",
+            Norm::GnWs => "group_norm_weight_standardisation",
+        }
+    }
+
+    /// Channels of a group: 16 groups, or as many as divide the channels.
+    pub fn group(channels: usize) -> usize {
+        let groups = (1..=channels.min(16)).rev().find(|g| channels.is_multiple_of(*g));
+        channels / groups.unwrap_or(1)
+    }
+}
+
 /// Everything needed to build an encoder but its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +118,13 @@ pub struct EncoderConfig {
     /// How exactly training multiplies.
     #[serde(default)]
     pub precision: Precision,
+    /// What normalises.
+    #[serde(default)]
+    pub norm: Norm,
+    /// Whether training keeps each block's input alone and computes the rest again when it goes
+    /// backward: less memory for a third more time.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// One residual block: its name in the weights and its channels.
@@ -143,6 +179,8 @@ impl EncoderConfig {
             mean: Self::IMAGENET_MEAN,
             std: Self::IMAGENET_STD,
             precision: Precision::default(),
+            norm: Norm::default(),
+            recompute: false,
         }
     }
 

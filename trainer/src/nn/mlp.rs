@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::buffer::{Buffer, Pool};
+use super::config::Norm;
 use super::differentiable::Differentiable;
 use super::kernels::conv::{self, ConvShape};
 use super::kernels::geometry::Geometry;
@@ -46,6 +47,8 @@ pub struct MlpShape {
     pub output: usize,
     /// How exactly its passes multiply.
     pub precision: Precision,
+    /// What normalises between its layers.
+    pub norm: Norm,
 }
 
 impl MlpShape {
@@ -54,7 +57,7 @@ impl MlpShape {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Weights::default();
         weights.add_linear(&format!("{name}.linear1"), self.input, self.hidden, &mut rng);
-        weights.add_norm(&format!("{name}.norm"), self.hidden);
+        weights.add_norm(&format!("{name}.norm"), self.hidden, self.norm);
         weights.add_linear(&format!("{name}.linear2"), self.hidden, self.output, &mut rng);
         weights
     }
@@ -68,8 +71,12 @@ impl Mlp {
         let statistics = Layout::of(&weights, |role| role == Role::Statistic);
         let linear = |cin, cout| ConvShape { kernel: 1, stride: 1, cin, cout, precision: shape.precision };
         let first = linear(shape.input, shape.hidden);
-        let first =
-            Unit::new(first, &format!("{name}.linear1"), &format!("{name}.norm"), &params, &statistics)?;
+        let first = Unit::new(
+            first,
+            shape.norm,
+            [&format!("{name}.linear1"), &format!("{name}.norm")],
+            [&params, &statistics],
+        )?;
         let second_weight = params.range(&format!("{name}.linear2.weight"))?;
         Ok(Self { params, statistics, first, second: linear(shape.hidden, shape.output), second_weight })
     }

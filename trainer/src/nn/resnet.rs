@@ -8,9 +8,8 @@ use super::differentiable::Differentiable;
 use super::kernels::conv::ConvShape;
 use super::kernels::geometry::Geometry;
 use super::kernels::pool;
-use super::kernels::precision::Precision;
 use super::layout::{Layout, Role};
-use super::unit::{Recorded, State, Tail, Unit};
+use super::unit::{Mode, Recorded, State, Tail, Unit};
 use super::weights::{Weights, WeightsError};
 
 /// An encoder: pictures to representations. Holds shapes and places; the values travel beside it.
@@ -34,8 +33,17 @@ pub struct Tape {
     stem: Recorded,
     /// The stem's output and its max-pool, where there is one.
     pooled: Option<(Arc<Buffer>, Arc<Buffer>)>,
-    blocks: Vec<(Vec<Recorded>, Option<Recorded>)>,
+    blocks: Vec<BlockTape>,
     last: Geometry,
+    mode: Mode,
+}
+
+/// What a block's backward pass needs of its forward pass.
+enum BlockTape {
+    /// Everything.
+    Kept(Vec<Recorded>, Option<Recorded>),
+    /// The input, out of which the rest is computed again.
+    Input(Arc<Buffer>),
 }
 
 impl ResNet {
@@ -47,11 +55,11 @@ impl ResNet {
         let (kernel, stride) = config.stem_convolution();
         let conv =
             ConvShape { kernel, stride, cin: 3, cout: config.stem_channels(), precision: config.precision };
-        let stem = Unit::new(conv, "stem.conv", "stem.norm", &params, &statistics)?;
+        let stem = Unit::new(conv, config.norm, ["stem.conv", "stem.norm"], [&params, &statistics])?;
         let blocks = config.blocks();
         let blocks = blocks
             .iter()
-            .map(|spec| Block::new(spec, config.precision, &params, &statistics))
+            .map(|spec| Block::new(spec, config, [&params, &statistics]))
             .collect::<Result<_, _>>()?;
         Ok(Self { config: config.clone(), params, statistics, stem, blocks })
     }
@@ -65,6 +73,20 @@ impl ResNet {
     fn input(&self, images: usize) -> Geometry {
         let size = self.config.image_size;
         Geometry { images, height: size, width: size, channels: 3, pad: self.stem.conv.pad() }
+    }
+
+    /// A block's forward pass once more. The running statistics have moved already.
+    fn again(
+        &self,
+        block: &Block,
+        params: &[f32],
+        x: &Arc<Buffer>,
+        mode: Mode,
+        pool: &Arc<Pool>,
+    ) -> RecordedBlock {
+        let statistics = &mut vec![0f32; self.statistics.len()][..];
+        let mut state = State { params, statistics, mode, pool, record: true };
+        block.forward(&mut state, x, self.block_pad()).1.unwrap_or_default()
     }
 
     /// Border that the first convolution of a block needs.
@@ -115,18 +137,25 @@ impl Differentiable for ResNet {
             y = p;
         }
         let mut blocks = Vec::with_capacity(self.blocks.len());
+        let record = state.record;
         for block in &self.blocks {
+            state.record = record && !self.config.recompute;
             let (out, recorded) = block.forward(state, &y, self.block_pad());
-            y = out;
-            blocks.push(recorded);
+            let input = std::mem::replace(&mut y, out);
+            blocks.push(match recorded {
+                Some((units, shortcut)) => BlockTape::Kept(units, shortcut),
+                None => BlockTape::Input(input),
+            });
         }
+        state.record = record;
         let mut representation = vec![0f32; images * self.config.dim()];
         pool::average_pool(y.at, &y.data, &mut representation);
         let tape = stem.map(|stem| Tape {
             stem,
             pooled: stem_pool,
-            blocks: blocks.into_iter().map(|(units, s)| (units.into_iter().flatten().collect(), s)).collect(),
+            blocks,
             last: y.at.with_pad(0),
+            mode: state.mode,
         });
         (representation, tape)
     }
@@ -142,8 +171,12 @@ impl Differentiable for ResNet {
     ) -> Option<Vec<f32>> {
         let mut dy = pool.take(tape.last);
         pool::average_pool_backward(gradient, dy.at, &mut dy.data);
-        let Tape { stem, pooled, blocks, .. } = tape;
-        for (block, recorded) in self.blocks.iter().zip(blocks).rev() {
+        let Tape { stem, pooled, blocks, mode, .. } = tape;
+        for (block, tape) in self.blocks.iter().zip(blocks).rev() {
+            let recorded = match tape {
+                BlockTape::Kept(units, shortcut) => (units, shortcut),
+                BlockTape::Input(x) => self.again(block, params, &x, mode, pool),
+            };
             dy = block.backward(params, recorded, dy, grads, pool);
         }
         if let Some((before, after)) = pooled {
@@ -168,31 +201,35 @@ fn with_border(pictures: &[f32], mut to: Buffer) -> Buffer {
     to
 }
 
-type RecordedBlock = (Vec<Option<Recorded>>, Option<Recorded>);
+/// What each unit of a block, and its shortcut, recorded.
+type RecordedBlock = (Vec<Recorded>, Option<Recorded>);
 
 impl Block {
-    fn new(
-        spec: &BlockSpec,
-        precision: Precision,
-        params: &Layout,
-        statistics: &Layout,
-    ) -> Result<Self, WeightsError> {
+    fn new(spec: &BlockSpec, config: &EncoderConfig, layouts: [&Layout; 2]) -> Result<Self, WeightsError> {
+        let precision = config.precision;
         let unit = |(i, kernel, stride, cin, cout)| {
             let conv = ConvShape { kernel, stride, cin, cout, precision };
             let name = &spec.name;
-            Unit::new(conv, &format!("{name}.conv{i}"), &format!("{name}.norm{i}"), params, statistics)
+            Unit::new(conv, config.norm, [&format!("{name}.conv{i}"), &format!("{name}.norm{i}")], layouts)
         };
         let units = spec.convolutions().into_iter().map(unit).collect::<Result<_, _>>()?;
         let name = format!("{}.shortcut", spec.name);
         let conv = ConvShape { kernel: 1, stride: spec.stride, cin: spec.cin, cout: spec.cout, precision };
         let shortcut = spec
             .has_projection()
-            .then(|| Unit::new(conv, &format!("{name}.conv"), &format!("{name}.norm"), params, statistics))
+            .then(|| {
+                Unit::new(conv, config.norm, [&format!("{name}.conv"), &format!("{name}.norm")], layouts)
+            })
             .transpose()?;
         Ok(Self { units, shortcut })
     }
 
-    fn forward(&self, state: &mut State, x: &Arc<Buffer>, pad: usize) -> (Arc<Buffer>, RecordedBlock) {
+    fn forward(
+        &self,
+        state: &mut State,
+        x: &Arc<Buffer>,
+        pad: usize,
+    ) -> (Arc<Buffer>, Option<RecordedBlock>) {
         let tail = Tail { residual: None, relu: false, pad: 0 };
         let (residual, shortcut) = match &self.shortcut {
             Some(unit) => unit.forward(state, x, tail),
@@ -209,16 +246,16 @@ impl Block {
             };
             let (out, r) = unit.forward(state, &y, tail);
             y = out;
-            recorded.push(r);
+            recorded.extend(r);
         }
-        (y, (recorded, shortcut))
+        (y, state.record.then_some((recorded, shortcut)))
     }
 
     /// The gradient of the block's output to that of its input.
     fn backward(
         &self,
         params: &[f32],
-        (recorded, shortcut): (Vec<Recorded>, Option<Recorded>),
+        (recorded, shortcut): RecordedBlock,
         dy: Buffer,
         grads: &mut [f32],
         pool: &Arc<Pool>,

@@ -1,13 +1,16 @@
 //! A convolution with its batch norm: the unit that ResNets are made of.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
 use super::clock::{Phase, time};
+use super::config::Norm;
 use super::kernels::conv::{self, ConvShape};
 use super::kernels::geometry::Geometry;
 use super::kernels::norm::{self, Maps, Moments};
+use super::kernels::standardise;
 use super::layout::Layout;
 use super::weights::WeightsError;
 
@@ -48,8 +51,18 @@ pub struct Unit {
     weight: Range<usize>,
     gamma: Range<usize>,
     beta: Range<usize>,
-    mean: Range<usize>,
-    variance: Range<usize>,
+    norm: UnitNorm,
+}
+
+/// What normalises a unit, with the places of its statistics.
+#[derive(Debug, Clone)]
+enum UnitNorm {
+    Batch {
+        mean: Range<usize>,
+        variance: Range<usize>,
+    },
+    /// Group norm over so many channels, with standardised weights.
+    Group(usize),
 }
 
 /// What a unit's backward pass needs of its forward pass.
@@ -82,25 +95,30 @@ impl Unit {
     /// The unit whose convolution is `{conv}.weight` and whose norm is `{norm}.…`.
     pub fn new(
         conv: ConvShape,
-        conv_name: &str,
-        norm_name: &str,
-        params: &Layout,
-        statistics: &Layout,
+        norm: Norm,
+        [conv_name, norm_name]: [&str; 2],
+        [params, statistics]: [&Layout; 2],
     ) -> Result<Self, WeightsError> {
+        let norm = match norm {
+            Norm::Batch => UnitNorm::Batch {
+                mean: statistics.range(&format!("{norm_name}.running_mean"))?,
+                variance: statistics.range(&format!("{norm_name}.running_var"))?,
+            },
+            Norm::GnWs => UnitNorm::Group(Norm::group(conv.cout)),
+        };
         Ok(Self {
             conv,
             weight: params.range(&format!("{conv_name}.weight"))?,
             gamma: params.range(&format!("{norm_name}.weight"))?,
             beta: params.range(&format!("{norm_name}.bias"))?,
-            mean: statistics.range(&format!("{norm_name}.running_mean"))?,
-            variance: statistics.range(&format!("{norm_name}.running_var"))?,
+            norm,
         })
     }
 
     /// `relu(norm(conv(x)) + residual)`, and what its backward pass needs.
     pub fn forward(&self, state: &mut State, x: &Arc<Buffer>, tail: Tail) -> (Arc<Buffer>, Option<Recorded>) {
         let mut z = state.pool.take(self.conv.output(x.at));
-        let weight = &state.params[self.weight.clone()];
+        let weight = &*self.weights(state.params);
         time(Phase::ConvForward, || conv::forward(self.conv, x.at, &x.data, weight, z.at, &mut z.data));
         let moments = time(Phase::NormForward, || self.moments(state, z.maps()));
         let (scale, shift) =
@@ -115,12 +133,27 @@ impl Unit {
         (y, recorded)
     }
 
-    /// The statistics that normalise: the batch's, which also move the running ones, or those.
+    /// The weights that the convolution multiplies with.
+    fn weights<'a>(&self, params: &'a [f32]) -> Cow<'a, [f32]> {
+        let own = &params[self.weight.clone()];
+        match self.norm {
+            UnitNorm::Batch { .. } => Cow::Borrowed(own),
+            UnitNorm::Group(_) => Cow::Owned(standardise::forward(own, self.conv.cout).weights),
+        }
+    }
+
+    /// The statistics that normalise: each image's own, or the batch's, which also move the
+    /// running ones, or those.
     fn moments(&self, state: &mut State, z: Maps) -> Moments {
+        let (own_mean, own_variance) = match &self.norm {
+            UnitNorm::Group(group) => return norm::group_moments(z, *group),
+            UnitNorm::Batch { mean, variance } => (mean, variance),
+        };
         let Mode::Train { views } = state.mode else {
             return Moments {
-                mean: state.statistics[self.mean.clone()].to_vec(),
-                variance: state.statistics[self.variance.clone()].to_vec(),
+                mean: state.statistics[own_mean.clone()].to_vec(),
+                variance: state.statistics[own_variance.clone()].to_vec(),
+                group: 1,
             };
         };
         let moments = norm::moments(z, views);
@@ -130,10 +163,10 @@ impl Unit {
         for view in 0..views {
             let mean = &moments.mean[view * channels..][..channels];
             let variance = &moments.variance[view * channels..][..channels];
-            for (running, new) in state.statistics[self.mean.clone()].iter_mut().zip(mean) {
+            for (running, new) in state.statistics[own_mean.clone()].iter_mut().zip(mean) {
                 *running += RUNNING_MOMENTUM * (new - *running);
             }
-            for (running, new) in state.statistics[self.variance.clone()].iter_mut().zip(variance) {
+            for (running, new) in state.statistics[own_variance.clone()].iter_mut().zip(variance) {
                 *running += RUNNING_MOMENTUM * (new * unbiased - *running);
             }
         }
@@ -159,8 +192,13 @@ impl Unit {
         add(&mut grads[self.gamma.clone()], &norm.gamma);
         add(&mut grads[self.beta.clone()], &norm.beta);
         let (x, dw) = (&recorded.x, &mut grads[self.weight.clone()]);
-        time(Phase::ConvWeights, || {
-            conv::backward_weights(self.conv, x.at, &x.data, dz.at, &dz.data, dw);
+        time(Phase::ConvWeights, || match self.norm {
+            UnitNorm::Batch { .. } => conv::backward_weights(self.conv, x.at, &x.data, dz.at, &dz.data, dw),
+            UnitNorm::Group(_) => {
+                let mut gradient = vec![0f32; dw.len()];
+                conv::backward_weights(self.conv, x.at, &x.data, dz.at, &dz.data, &mut gradient);
+                standardise::forward(&params[self.weight.clone()], self.conv.cout).backward(&gradient, dw);
+            }
         });
         dz
     }
@@ -168,7 +206,7 @@ impl Unit {
     /// From the gradient of the convolution's output to that of its input, written or added to `dx`.
     pub fn backward_input(&self, params: &[f32], dz: &Buffer, dx: &mut Buffer, accumulate: bool) {
         let (dxg, data) = dx.parts_mut();
-        let weight = &params[self.weight.clone()];
+        let weight = &*self.weights(params);
         time(Phase::ConvInput, || {
             conv::backward_input(self.conv, dz.at, &dz.data, weight, dxg, data, accumulate);
         });

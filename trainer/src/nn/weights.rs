@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::config::EncoderConfig;
+use super::config::{EncoderConfig, Norm};
 
 /// One array: its shape, outermost first, and its values in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,16 +77,16 @@ impl Weights {
         let (kernel, _) = config.stem_convolution();
         let channels = config.stem_channels();
         weights.add_convolution("stem.conv", kernel, 3, channels, &mut rng);
-        weights.add_norm("stem.norm", channels);
+        weights.add_norm("stem.norm", channels, config.norm);
         for block in config.blocks() {
             for (i, kernel, _, cin, cout) in block.convolutions() {
                 weights.add_convolution(&format!("{}.conv{i}", block.name), kernel, cin, cout, &mut rng);
-                weights.add_norm(&format!("{}.norm{i}", block.name), cout);
+                weights.add_norm(&format!("{}.norm{i}", block.name), cout, config.norm);
             }
             if block.has_projection() {
                 let name = format!("{}.shortcut", block.name);
                 weights.add_convolution(&format!("{name}.conv"), 1, block.cin, block.cout, &mut rng);
-                weights.add_norm(&format!("{name}.norm"), block.cout);
+                weights.add_norm(&format!("{name}.norm"), block.cout, config.norm);
             }
         }
         weights
@@ -106,8 +106,11 @@ impl Weights {
         self.0.insert(format!("{name}.weight"), WeightTensor { shape: vec![input, output], data });
     }
 
-    pub(crate) fn add_norm(&mut self, name: &str, channels: usize) {
-        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+    /// Scale and shift, and in batch norm the running statistics.
+    pub(crate) fn add_norm(&mut self, name: &str, channels: usize, norm: Norm) {
+        let parts = [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)];
+        let count = if norm == Norm::Batch { 4 } else { 2 };
+        for (part, value) in parts.into_iter().take(count) {
             self.0.insert(format!("{name}.{part}"), WeightTensor::full(&[channels], value));
         }
     }

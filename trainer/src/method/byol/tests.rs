@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::*;
-use crate::nn::config::Arch;
+use crate::nn::config::{Arch, Norm};
 use crate::nn::kernels::precision::Precision;
 use crate::nn::weights::WeightTensor;
 
@@ -165,8 +165,13 @@ fn steps_match_pytorch() {
 
 #[test]
 fn the_gradient_of_a_whole_network_matches_finite_differences() {
-    for (arch, size) in [(Arch::Resnet18, 16), (Arch::Resnet50, 72)] {
-        let config = EncoderConfig::new(arch, 0.125, size);
+    for (arch, size, norm) in [
+        (Arch::Resnet18, 16, Norm::Batch),
+        (Arch::Resnet50, 72, Norm::Batch),
+        (Arch::Resnet18, 16, Norm::GnWs),
+        (Arch::Resnet50, 72, Norm::GnWs),
+    ] {
+        let config = EncoderConfig { norm, ..EncoderConfig::new(arch, 0.125, size) };
         let weights = random_weights(&config, HEADS, 3);
         let rest = LarsConfig { weight_decay: 0.0, momentum: 0.0, trust: 1.0 };
         let mut rng = 1u32;
@@ -199,8 +204,41 @@ fn the_gradient_of_a_whole_network_matches_finite_differences() {
             byol.step(&a, &b, still).unwrap().loss
         };
         let slope = (loss(1.0) - loss(-1.0)) / (2.0 * h);
-        assert!((slope / square - 1.0).abs() < 0.05, "{arch:?}: {slope} {square}");
+        assert!((slope / square - 1.0).abs() < 0.05, "{arch:?} {norm:?}: {slope} {square}");
     }
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_bits() {
+    for (arch, size, norm) in [(Arch::Resnet18, 16, Norm::Batch), (Arch::Resnet50, 72, Norm::GnWs)] {
+        let config = EncoderConfig { norm, ..EncoderConfig::new(arch, 0.125, size) };
+        let weights = random_weights(&config, HEADS, 3);
+        let views: Vec<f32> =
+            (0..8 * size * size * 3).map(|i| ((i * 37 % 101) as f32 - 50.0) / 30.0).collect();
+        let after = |recompute| {
+            let config = EncoderConfig { recompute, ..config.clone() };
+            let mut byol = Byol::new(&config, HEADS, LARS, &weights, None).unwrap();
+            let reversed: Vec<f32> = views.iter().rev().copied().collect();
+            for _ in 0..2 {
+                byol.step(&views, &reversed, SETTINGS).unwrap();
+            }
+            byol.snapshot().unwrap()
+        };
+        assert!(after(true) == after(false), "{arch:?} {norm:?}");
+    }
+}
+
+#[test]
+fn without_batch_statistics_a_picture_does_not_depend_on_the_others() {
+    let config = EncoderConfig { norm: Norm::GnWs, ..encoder() };
+    let weights = random_weights(&config, HEADS, 3);
+    assert!(weights.0.keys().all(|name| !name.contains("running_")));
+    let byol = Byol::new(&config, HEADS, LARS, &weights, None).unwrap();
+    let views: Vec<f32> = (0..4 * 16 * 16 * 3).map(|i| ((i * 37 % 101) as f32 - 50.0) / 30.0).collect();
+    let (together, projections) = byol.encode(&views).unwrap();
+    let (alone, projection) = byol.encode(&views[..16 * 16 * 3]).unwrap();
+    assert_near("representation", &alone, &together[..alone.len()], 1e-6);
+    assert_near("projection", &projection, &projections[..projection.len()], 1e-6);
 }
 
 #[test]

@@ -9,4 +9,5 @@ pub mod norm;
 pub mod pool;
 pub mod precision;
 pub mod simd;
+pub mod standardise;
 mod tile;

@@ -1,9 +1,12 @@
-//! Batch normalisation with the addition and the ReLU that follow it, channels last.
+//! Batch and group normalisation with the addition and the ReLU that follow, channels last.
 //!
 //! Ioffe and Szegedy 2015. The two views of a step travel as one batch; each view has its own
 //! statistics, as in BYOL's reference code, where the views are two forward passes. Forward is one
 //! sweep for the statistics and one that writes `relu(scale · z + shift + residual)`; backward is
 //! the same two sweeps.
+//!
+//! Group norm (Wu and He 2018) is the same with every image a view of its own, and statistics
+//! shared by the channels of a group.
 
 use rayon::prelude::*;
 
@@ -29,6 +32,8 @@ pub struct Moments {
     pub mean: Vec<f32>,
     /// Variances, divided by the number of pixels.
     pub variance: Vec<f32>,
+    /// Neighbouring channels that share both: 1 in batch norm.
+    pub group: usize,
 }
 
 impl Moments {
@@ -110,7 +115,26 @@ pub fn moments(z: Maps, views: usize) -> Moments {
         count[view] = total;
     }
     let variance = square.iter().enumerate().map(|(i, s)| (s / count[i / channels]) as f32).collect();
-    Moments { mean: mean.into_iter().map(|m| m as f32).collect(), variance }
+    Moments { mean: mean.into_iter().map(|m| m as f32).collect(), variance, group: 1 }
+}
+
+/// Mean and variance of every image's groups of `group` neighbouring channels.
+///
+/// # Panics
+/// If `group` does not divide the channels.
+pub fn group_moments(z: Maps, group: usize) -> Moments {
+    assert!(group > 0 && z.at.channels.is_multiple_of(group));
+    let mut moments = moments(z, z.at.images);
+    let groups = moments.mean.chunks_exact_mut(group).zip(moments.variance.chunks_exact_mut(group));
+    for (means, variances) in groups {
+        let share = 1.0 / group as f64;
+        let mean = means.iter().map(|m| f64::from(*m)).sum::<f64>() * share;
+        let own = means.iter().zip(&*variances);
+        let variance = own.map(|(m, v)| f64::from(*v) + (f64::from(*m) - mean).powi(2)).sum::<f64>() * share;
+        means.fill(mean as f32);
+        variances.fill(variance as f32);
+    }
+    Moments { group, ..moments }
 }
 
 struct Sum<'a> {
@@ -285,14 +309,20 @@ pub fn backward(
             dots[i] += f64::from(dot[c]) * f64::from(inverse[i]);
         }
     }
-    // dz = γ/σ · (g − mean(g) − x̂ · mean(g·x̂)) as one affine map of g and z.
-    let pixels = (z.at.images / views * z.at.pixels()) as f64;
+    // With ĝ = γ·g: dz = (ĝ − mean(ĝ) − x̂ · mean(ĝ·x̂)) / σ, as one affine map of g and z.
+    let pixels = (z.at.images / views * z.at.pixels() * moments.group) as f64;
     let mut coefficients = vec![[0f32; 3]; views * channels];
-    for (i, k) in coefficients.iter_mut().enumerate() {
-        let scale = f64::from(gamma[i % channels]) * f64::from(inverse[i]);
-        let slope = -scale * f64::from(inverse[i]) * dots[i] / pixels;
-        let shift = -scale * sums[i] / pixels - slope * f64::from(moments.mean[i]);
-        *k = [scale as f32, slope as f32, shift as f32];
+    for (n, group) in coefficients.chunks_exact_mut(moments.group).enumerate() {
+        let own = || n * moments.group..(n + 1) * moments.group;
+        let gamma = |i: usize| f64::from(gamma[i % channels]);
+        let sum = own().map(|i| gamma(i) * sums[i]).sum::<f64>() / pixels;
+        let dot = own().map(|i| gamma(i) * dots[i]).sum::<f64>() / pixels;
+        for (i, k) in own().zip(group) {
+            let inverse = f64::from(inverse[i]);
+            let slope = -inverse * inverse * dot;
+            let shift = -inverse * sum - slope * f64::from(moments.mean[i]);
+            *k = [(gamma(i) * inverse) as f32, slope as f32, shift as f32];
+        }
     }
     let columns = |k: usize| coefficients.iter().map(|c| c[k]).collect::<Vec<f32>>();
     let (scale, slope, shift) = (columns(0), columns(1), columns(2));
