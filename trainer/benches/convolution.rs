@@ -5,6 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use candle_core::{Device, Tensor, Var};
 use latentd_trainer::nn::kernels::conv::{self, ConvShape};
 use latentd_trainer::nn::kernels::geometry::Geometry;
 use latentd_trainer::nn::kernels::precision::Precision;
@@ -20,7 +21,7 @@ fn time(flops: f64, mut f: impl FnMut()) -> f64 {
     flops / best / 1e9
 }
 
-fn main() {
+fn main() -> candle_core::Result<()> {
     let threads = rayon::current_num_threads();
     for precision in [Precision::Highest, Precision::High, Precision::Medium] {
         println!("{precision:?} (GFLOP/s, {threads} threads)");
@@ -31,6 +32,34 @@ fn main() {
             }
         }
     }
+    println!("candle's own convolution (GFLOP/s, {threads} threads)");
+    println!("kernel stride   cin  cout  size   forward  both gradients");
+    for (kernel, stride, cin, cout, size) in layers(64) {
+        let precision = Precision::Highest;
+        candle_layer(ConvShape { kernel, stride, cin, cout, precision }, size)?;
+    }
+    Ok(())
+}
+
+/// The same layer by candle, of fewer images because it takes so long.
+fn candle_layer(shape: ConvShape, size: usize) -> candle_core::Result<()> {
+    const IMAGES: usize = 16;
+    let ConvShape { kernel, stride, cin, cout, .. } = shape;
+    let values = |dims: [usize; 4]| Tensor::full(0.5f32, &dims, &Device::Cpu);
+    let x = Var::from_tensor(&values([IMAGES, cin, size, size])?)?;
+    let w = Var::from_tensor(&values([cout, cin, kernel, kernel])?)?;
+    let out = shape.output_size(size);
+    let flops = 2.0 * (shape.weights() * out * out * IMAGES) as f64;
+    let convolve = || x.as_tensor().conv2d(w.as_tensor(), kernel / 2, stride, 1, 1);
+    let mut failed = None;
+    let forward = time(flops, || failed = convolve().err());
+    let z = convolve()?;
+    let backward = time(2.0 * flops, || failed = z.backward().err());
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    println!("{kernel:6} {stride:6} {cin:5} {cout:5} {size:5} {forward:9.1} {backward:15.1}");
+    Ok(())
 }
 
 /// (kernel, stride, channels in, channels out, height and width of the input).

@@ -92,8 +92,9 @@ impl<'a> Outer<'a> {
         self.shape.cout.div_ceil(2 * COLUMNS)
     }
 
+    /// Parities of rows, and of columns, that a kernel tap meets.
     fn parities(&self) -> usize {
-        self.shape.stride * self.shape.stride
+        self.shape.stride.min(self.shape.kernel)
     }
 
     /// bfloat16 values of one unit's interleaved gradient.
@@ -132,7 +133,7 @@ impl<'a> Chunk<'a> {
         let count = units.len();
         let parity = count * o.plane;
         // An odd number of lines between channels, so that a tile's rows fall into different cache sets.
-        let channel = (o.parities() * parity).next_multiple_of(LINE);
+        let channel = (o.parities() * o.parities() * parity).next_multiple_of(LINE);
         let channel = if (channel / LINE).is_multiple_of(2) { channel + LINE } else { channel };
         let left_lo = o.shape.cin.next_multiple_of(ROWS) * channel + DEPTH;
         let right_lo = count * o.right_values();
@@ -179,9 +180,9 @@ impl<'a> Chunk<'a> {
             // The border's pixels follow each other as positions do: one long row.
             (rows, columns) = (1, rows * columns);
         }
-        for y in 0..rows {
-            for parity in 0..stride.min(columns) {
-                let plane = (y % stride) * stride + parity;
+        for y in (0..rows).filter(|y| y % stride < o.parities()) {
+            for parity in 0..o.parities().min(columns) {
+                let plane = (y % stride) * o.parities() + parity;
                 let line = i * o.plane + plane * self.parity + y / stride * o.pitch;
                 let pixels = (columns - parity).div_ceil(stride);
                 let from = start + y * o.xg.row_stride() + parity * channels;
@@ -274,7 +275,7 @@ impl<'a> Chunk<'a> {
         let (kernel, stride) = (o.shape.kernel, o.shape.stride);
         let left = rows.map(|(tap, c)| {
             let (ky, kx) = (tap / kernel, tap % kernel);
-            let parity = (ky % stride) * stride + kx % stride;
+            let parity = (ky % stride) * o.parities() + kx % stride;
             let shift = ky / stride * o.pitch + kx / stride;
             self.left.wrapping_add(c * ROWS * self.channel + parity * self.parity + shift)
         });
