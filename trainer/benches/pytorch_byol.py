@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times whole BYOL training steps in PyTorch on a CPU, for comparison with `latentd-trainer bench`.
+"""Times whole BYOL training steps in PyTorch, for comparison with `latentd-trainer bench`.
 
 A step is what the trainer's is: both views through the online network (encoder, projector,
 predictor) and the target network (no gradient, batch statistics), the symmetric loss, backward,
@@ -9,6 +9,10 @@ peak resident size that layout's.
 
     pip install torch numpy
     python3 pytorch_byol.py --arch resnet18 --width 0.25 --image-size 32 --batch 256 --steps 10
+
+On a GPU (`--device cuda`) `--precision` chooses what the trainer's does: f32, TF32, or autocast to
+bfloat16; cuDNN's benchmark mode is on, the views are uploaded from pinned memory while the step
+before runs, and the loss is read once, at the end. `--compile` adds torch.compile.
 
 Prints one JSON object, {"nchw": {"images_per_s", "peak_rss_mib", …}, "channels_last": {…}}.
 """
@@ -178,32 +182,52 @@ def update_target(online, target, tau):
 def bench(args, layout):
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = args.precision != "highest"
+        torch.backends.cuda.matmul.allow_tf32 = args.precision != "highest"
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     shape = (args.arch, args.width, args.image_size, args.hidden, args.projection)
-    online = Network(*shape, online=True).to(memory_format=memory_format)
-    target = Network(*shape, online=False).to(memory_format=memory_format)
+    online = Network(*shape, online=True).to(device, memory_format=memory_format)
+    target = Network(*shape, online=False).to(device, memory_format=memory_format)
     size = (args.batch, 3, args.image_size, args.image_size)
     view1, view2 = (torch.randn(size).contiguous(memory_format=memory_format) for _ in range(2))
+    if cuda:
+        view1, view2 = view1.pin_memory(), view2.pin_memory()
+    loss_of = torch.compile(byol_loss) if args.compile else byol_loss
     optimiser = Lars(online, lr=0.2 * args.batch / 256, weight_decay=1.5e-6)
 
     def step():
         online.zero_grad(set_to_none=True)
-        loss = byol_loss(online, target, view1, view2)
+        views = [v.to(device, non_blocking=True) for v in (view1, view2)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda and args.precision == "medium"):
+            loss = loss_of(online, target, *views)
         loss.backward()
         optimiser.step()
         update_target(online, target, 0.996)
-        return loss.item()
+        return loss if cuda else loss.item()
 
     for _ in range(args.warmup):
         step()
+    if cuda:
+        torch.cuda.synchronize()
     times = []
+    begin = time.perf_counter()
     for _ in range(args.steps):
         start = time.perf_counter()
         loss = step()
         times.append(time.perf_counter() - start)
+    loss = float(loss)
+    if cuda:
+        torch.cuda.synchronize()
+    elapsed = time.perf_counter() - begin
     return {
-        "images_per_s": args.batch * len(times) / sum(times),
-        "images_per_s_best": args.batch / min(times),
+        "images_per_s": args.batch * len(times) / elapsed,
+        # A GPU runs behind: only all steps together have a time.
+        "images_per_s_best": None if cuda else args.batch / min(times),
+        "device_memory_mib": torch.cuda.max_memory_reserved() / 2**20 if cuda else None,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "loss": loss,
         "threads": torch.get_num_threads(),
@@ -222,6 +246,9 @@ def main():
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--projection", type=int, default=128)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--layout", choices=["nchw", "channels_last", "both"], default="both")
     args = parser.parse_args()
     if args.layout != "both":

@@ -99,17 +99,22 @@ pub struct Compute {
     /// Where to compute: auto (the first GPU where one works, else the CPU), cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto", env = "LATENTD_TRAINER_DEVICE")]
     device: DeviceChoice,
+    /// Times a GPU's ways to do each convolution first, instead of trusting cuDNN's guess: faster
+    /// steps, but a resumed run may choose others, which round differently.
+    #[arg(long)]
+    pub tune: bool,
 }
 
 impl Compute {
     /// The place to compute at; `auto` says in the log why it is not a GPU.
     pub fn place(&self) -> Result<Place, DeviceError> {
-        let (place, must) = match self.device {
+        let (number, must) = match self.device {
             DeviceChoice::Cpu => return Ok(Place::Cpu),
-            DeviceChoice::Auto => (Place::Cuda(0), false),
-            DeviceChoice::Cuda(n) => (Place::Cuda(n), true),
+            DeviceChoice::Auto => (0, false),
+            DeviceChoice::Cuda(n) => (n, true),
         };
-        match usable(place) {
+        let place = Place::Cuda(number);
+        match usable(number) {
             Ok(name) => {
                 tracing::info!("computing on {place}: {name}");
                 Ok(place)
@@ -124,8 +129,11 @@ impl Compute {
 }
 
 /// The name of a GPU that can be used, or why it cannot.
-fn usable(_: Place) -> Result<String, String> {
-    Err("this program has no GPU support yet".into())
+fn usable(number: usize) -> Result<String, String> {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::usable(number);
+    #[cfg(not(feature = "cuda"))]
+    Err(format!("this program was built without `--features cuda`, so it has no GPU {number}"))
 }
 
 #[cfg(test)]

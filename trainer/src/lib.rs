@@ -4,6 +4,8 @@ pub mod augment;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod data;
 pub mod device;
 pub mod doctor;

@@ -117,6 +117,8 @@ pub struct Control<'a> {
     pub view_threads: usize,
     /// Where to compute.
     pub place: Place,
+    /// A GPU times its ways to do each convolution first.
+    pub tune: bool,
 }
 
 /// Trains from a checkpoint of step 0 (or any other) to the end of its schedule.
@@ -140,7 +142,7 @@ pub fn train(
         online: &arrays.online,
         target: Some(&arrays.target),
     };
-    let mut learner = learner::open(control.place, config.precision.into(), &start)?;
+    let mut learner = learner::open(control.place, control.tune, &start)?;
     learner.restore_velocity(&arrays.velocity)?;
     let loader =
         Loader::new(cache.clone(), config.views.clone(), loader_config(&header, control.view_threads))?;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::verify;
 use crate::config::RunConfig;
 use crate::device::{Compute, Place};
 use crate::memory;
@@ -11,8 +12,10 @@ use crate::nn::clock;
 use crate::nn::config::{Arch, EncoderConfig, Norm};
 use crate::nn::kernels::precision::Precision;
 
-/// Steps that are not timed: memory and algorithms are chosen in them.
-const WARMUP_STEPS: usize = 2;
+/// Steps that are not timed: memory and algorithms are chosen in them, and a GPU comes up to speed.
+fn warmup_steps(place: Place) -> usize {
+    if place == Place::Cpu { 2 } else { 10 }
+}
 
 /// Time whole training steps on synthetic views (no decoding, no augmentation).
 #[derive(Debug, clap::Args)]
@@ -29,7 +32,7 @@ pub struct Args {
     /// Pictures in a step.
     #[arg(long, default_value_t = 128)]
     batch: usize,
-    /// Steps to time, after two that are not.
+    /// Steps to time, after two (on a GPU ten) that are not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
     /// Features of the hidden layers of projector and predictor.
@@ -52,6 +55,10 @@ pub struct Args {
     /// Parts that a batch is cut into, whose gradients are added up.
     #[arg(long, default_value_t = 1)]
     accumulate: usize,
+    /// Instead of timing, compares a step's results with those of the CPU in f32; fails if they differ
+    /// by more than the precision explains.
+    #[arg(long)]
+    verify: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -77,13 +84,16 @@ impl Args {
         anyhow::ensure!(self.steps > 0, "--steps must be at least 1");
         let encoder = config.encoder(EncoderConfig::IMAGENET_MEAN, EncoderConfig::IMAGENET_STD);
         let weights = random_weights(&encoder, heads, 0);
+        if self.verify {
+            return verify::run(&self.compute, &encoder, &config);
+        }
         let start = Start { encoder: &encoder, heads, lars: config.lars, online: &weights, target: None };
         let place = self.compute.place()?;
-        let mut learner = learner::open(place, self.precision.into(), &start)?;
+        let mut learner = learner::open(place, self.compute.tune, &start)?;
         let view = |seed: u32| synthetic(self.batch * self.image_size * self.image_size * 3, seed);
         let (view1, view2) = (view(1), view(2));
         let settings = StepSettings { learning_rate: 0.1, tau: 0.996, accumulate: self.accumulate };
-        for _ in 0..WARMUP_STEPS {
+        for _ in 0..warmup_steps(place) {
             learner.step(&view1, &view2, settings)?;
         }
         learner.finish()?;
@@ -121,7 +131,7 @@ impl Args {
 }
 
 /// Values spread evenly over [-1, 1), the same each time.
-fn synthetic(len: usize, seed: u32) -> Vec<f32> {
+pub(super) fn synthetic(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -62,6 +62,7 @@ impl Machine {
             checkpoint_every: Duration::from_secs_f64(60.0 * minutes),
             view_threads: self.view_threads,
             place,
+            tune: self.compute.tune,
         })
     }
 

@@ -12,6 +12,7 @@ mod report;
 mod resume;
 mod subject;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

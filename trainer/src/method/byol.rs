@@ -46,7 +46,7 @@ impl HeadConfig {
         Self { hidden, projection, predictor: true }
     }
 
-    fn projector_shape(&self, encoder: &EncoderConfig) -> MlpShape {
+    pub(crate) fn projector_shape(&self, encoder: &EncoderConfig) -> MlpShape {
         MlpShape {
             input: encoder.dim(),
             hidden: self.hidden,
@@ -56,7 +56,7 @@ impl HeadConfig {
         }
     }
 
-    fn predictor_shape(&self, encoder: &EncoderConfig) -> MlpShape {
+    pub(crate) fn predictor_shape(&self, encoder: &EncoderConfig) -> MlpShape {
         MlpShape { input: self.projection, ..self.projector_shape(encoder) }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::byol::{Byol, HeadConfig, Snapshot, StepReport, StepSettings};
 use super::part::PartError;
-use crate::device::{Place, Precision};
+use crate::device::Place;
 use crate::nn::config::EncoderConfig;
 use crate::nn::weights::Weights;
 use crate::optim::lars::LarsConfig;
@@ -94,14 +94,19 @@ impl Learner for Byol {
     }
 }
 
-/// A learner at that place; `precision` is a GPU's, the CPU computes in f32.
-pub fn open(place: Place, precision: Precision, start: &Start) -> Result<Box<dyn Learner>, LearnerError> {
+/// A learner at that place, in the encoder's precision; with `tune`, a GPU times its ways to do each
+/// convolution first.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only a GPU is tuned"))]
+pub fn open(place: Place, tune: bool, start: &Start) -> Result<Box<dyn Learner>, LearnerError> {
     match place {
         Place::Cpu => {
             Ok(Box::new(Byol::new(start.encoder, start.heads, start.lars, start.online, start.target)?))
         }
+        #[cfg(feature = "cuda")]
+        Place::Cuda(number) => crate::cuda::open(number, tune, start),
+        #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => {
-            let reason = format!("this program has no GPU support yet ({precision})");
+            let reason = "this program was built without `--features cuda`".into();
             Err(LearnerError::Device { place, reason })
         }
     }

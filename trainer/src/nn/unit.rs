@@ -15,7 +15,7 @@ use super::layout::Layout;
 use super::weights::WeightsError;
 
 /// Weight of a batch in the running statistics, PyTorch's `momentum`.
-const RUNNING_MOMENTUM: f32 = 0.1;
+pub(crate) const RUNNING_MOMENTUM: f32 = 0.1;
 
 /// Whose statistics normalise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

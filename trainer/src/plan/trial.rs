@@ -138,7 +138,7 @@ impl Bench {
             online: &self.weights,
             target: None,
         };
-        let mut learner = learner::open(self.place, config.precision.into(), &start)?;
+        let mut learner = learner::open(self.place, false, &start)?;
         let loader = LoaderConfig {
             image_size: config.image_size,
             batch: size,
