@@ -32,7 +32,12 @@ pub fn open(config: &Config) -> Result<Artefact, LocateError> {
     }
     let folders = folders(config);
     for folder in &folders {
-        if let Some(newest) = list(folder).pop() {
+        let mut found = list(folder);
+        // An int8 sibling has vectors of its own: it serves when it is named, not by being there.
+        if let Some(float) = found.iter().rposition(|path| !is_int8(path)) {
+            found.truncate(float + 1);
+        }
+        if let Some(newest) = found.pop() {
             return Ok(Artefact::open(&newest)?);
         }
     }
@@ -74,6 +79,10 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
 pub fn manifest(path: &Path) -> std::io::Result<Manifest> {
     let text = std::fs::read(path.join("manifest.json"))?;
     Manifest::parse(&text).map_err(std::io::Error::other)
+}
+
+fn is_int8(path: &Path) -> bool {
+    name_and_version(path).is_some_and(|(name, _)| name.ends_with(latentd_model::quantise::INT8_SUFFIX))
 }
 
 fn name_and_version(path: &Path) -> Option<(String, u32)> {

@@ -148,6 +148,12 @@ fn of_gallery(old: Side, new: Side, gallery: Gallery, k: usize) -> Result<Compar
     })
 }
 
+/// The mean overlap of two encoders' vectors of the same pictures.
+pub(crate) fn mean_overlap(before: &Vectors, after: &Vectors, k: usize) -> f64 {
+    let changes = changes(before, after, k);
+    changes.iter().map(|change| change.overlap).sum::<f64>() / changes.len().max(1) as f64
+}
+
 fn changes(before: &Vectors, after: &Vectors, k: usize) -> Vec<PictureChange> {
     let pairs = nearest_others(before, k).into_iter().zip(nearest_others(after, k));
     let change = |(row, (before, after)): (usize, (Vec<Near>, Vec<Near>))| {

@@ -272,7 +272,7 @@ enum Source<'a> {
     Memory(&'a [u8]),
 }
 
-fn ort_error<T>(error: ort::Error<T>) -> EncoderError {
+pub(crate) fn ort_error<T>(error: ort::Error<T>) -> EncoderError {
     EncoderError::Ort(error.to_string())
 }
 
@@ -287,7 +287,8 @@ fn device_or_graph(device: Device, error: &ort::Error) -> EncoderError {
     }
 }
 
-fn builder(options: &SessionOptions) -> Result<SessionBuilder, EncoderError> {
+/// A session to be, as all are built.
+pub(crate) fn builder(options: &SessionOptions) -> Result<SessionBuilder, EncoderError> {
     let environment = runtime::environment()?;
     let builder = Session::builder(environment)
         .map_err(ort_error)?

@@ -17,6 +17,7 @@ pub mod neighbours;
 pub mod onnx;
 pub mod pixels;
 pub mod preprocess;
+pub mod quantise;
 pub mod runtime;
 #[cfg(test)]
 mod tiny_onnx;

@@ -19,6 +19,8 @@ pub mod data_type {
     pub const FLOAT: i32 = 1;
     pub const INT64: i32 = 7;
     pub const UINT8: i32 = 2;
+    pub const INT8: i32 = 3;
+    pub const INT32: i32 = 6;
 }
 
 /// `AttributeProto.AttributeType`: the attribute types in use.
@@ -111,25 +113,55 @@ pub struct NodeProto {
 pub struct AttributeProto {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub s: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     #[prost(int32, optional, tag = "20")]
     pub r#type: Option<i32>,
 }
 
-/// A constant tensor; the elements are little-endian in `raw_data`.
+/// A constant tensor; the elements are little-endian in `raw_data`, or in the field of their type.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
     pub data_type: Option<i32>,
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     #[prost(string, optional, tag = "8")]
     pub name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
+}
+
+impl TensorProto {
+    /// The elements of a float tensor; none for another type, or for data that lies in another file.
+    #[must_use]
+    pub fn floats(&self) -> Option<Vec<f32>> {
+        if self.data_type != Some(data_type::FLOAT) {
+            return None;
+        }
+        let floats: Vec<f32> = match &self.raw_data {
+            Some(raw) => raw.as_chunks::<4>().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+            None => self.float_data.clone(),
+        };
+        let count = self.dims.iter().try_fold(1usize, |n, &dim| n.checked_mul(usize::try_from(dim).ok()?))?;
+        (floats.len() == count).then_some(floats)
+    }
 }
 
 /// The name and type of a graph's input or output.

@@ -8,6 +8,7 @@ mod healthcheck;
 mod index;
 mod model;
 mod openapi;
+mod quantize;
 mod runtime;
 mod search;
 pub mod serve;
@@ -63,7 +64,7 @@ enum Command {
     Index(Box<index::IndexArgs>),
     /// Find the indexed pictures nearest to one
     Search(Box<search::SearchArgs>),
-    /// List, verify or compare artefacts
+    /// List, verify, compare or quantize artefacts
     Model(model::ModelArgs),
     /// Install ONNX Runtime
     Runtime(runtime::RuntimeArgs),

@@ -123,3 +123,52 @@ fn encoders_are_compared_by_their_neighbours() {
     let text = failing(&[name, name, "--images", "examples", "-k", "500"]);
     assert!(text.contains("at least 502"), "{text}");
 }
+
+/// Crops of the example pictures: alike in groups, as pictures of a shop are.
+fn crops(dir: &std::path::Path) {
+    for (name, bytes) in examples() {
+        let picture = image::load_from_memory(&bytes).unwrap();
+        let (width, height) = (picture.width() * 3 / 5, picture.height() * 3 / 5);
+        for i in 0..16u32 {
+            let (x, y) = (i % 4 * (picture.width() - width) / 3, i / 4 * (picture.height() - height) / 3);
+            let crop = picture.crop_imm(x, y, width, height).thumbnail(96, 96);
+            crop.to_rgb8().save(dir.join(format!("{name}-{i}.png"))).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_int8_sibling_is_written_only_when_neighbours_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    crops(dir.path());
+    let out = dir.path().join("models");
+    let quantize = |bound: &str| {
+        latentd()
+            .args(["model", "quantize"])
+            .arg(crate::support::model_dir())
+            .arg("--images")
+            .arg(dir.path())
+            .args(["--min-overlap", bound, "--out"])
+            .arg(&out)
+            .output()
+            .unwrap()
+    };
+    let refused = quantize("1");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && !out.exists(), "{text}");
+    assert!(text.trim_end().lines().last().unwrap().contains("below the bound of 1"), "{text}");
+    let made = quantize("0.5");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let folder = std::fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
+    assert!(folder.file_name().unwrap().to_str().unwrap().contains("-int8-v"), "{folder:?}");
+    let int8 = Server::with(|config| config.model = folder.clone()).await;
+    let float = Server::start().await;
+    let contract = |server: &Server| server.app.embedder().artefact().contract();
+    assert_ne!(contract(&int8), contract(&float));
+    for (name, picture) in examples() {
+        let cosine = crate::support::cosine(&int8.embed(&picture).await, &float.embed(&picture).await);
+        assert!(cosine > 0.9, "{name}: {cosine}");
+    }
+    int8.stop().await;
+    float.stop().await;
+}

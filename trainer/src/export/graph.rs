@@ -86,6 +86,7 @@ impl GraphBuilder {
             data_type: Some(data_type::FLOAT),
             name: Some(name.clone()),
             raw_data: Some(data.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            ..TensorProto::default()
         });
         Value(name)
     }
@@ -128,6 +129,7 @@ impl GraphBuilder {
             data_type: Some(data_type::INT64),
             name: Some(to.clone()),
             raw_data: Some(shape.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            ..TensorProto::default()
         });
         self.node("Reshape", name, &[x, &Value(to)], Vec::new())
     }
