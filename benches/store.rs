@@ -104,5 +104,6 @@ fn item(n: usize, dim: usize) -> Result<NewItem, Failure> {
         metadata,
         content_hash,
         thumbnail: None,
+        picture: None,
     })
 }

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use latentd_model::{Artefact, RuntimeInfo};
+use parking_lot::RwLock;
 
+use crate::admin::{AdminKey, AdminKeyError};
 use crate::admission::Admission;
 use crate::backend::Backends;
 use crate::config::Config;
 use crate::embedder::Embedder;
 use crate::http::problem::Problem;
+use crate::refresh::{self, Refresh};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -34,7 +37,13 @@ pub struct App {
     pub runtime: Option<RuntimeInfo>,
     /// When the app was put together.
     pub started: Instant,
-    embedder: Embedder,
+    /// Who may change the encoder; nobody when there is no key.
+    pub admin: Option<AdminKey>,
+    /// The change of the encoder, at most one at a time.
+    pub refresh: Refresh,
+    /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
+    pub writes: tokio::sync::RwLock<()>,
+    embedder: RwLock<Embedder>,
 }
 
 /// Why an app could not be put together.
@@ -46,6 +55,9 @@ pub enum AppError {
     /// A thread could not be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] std::io::Error),
+    /// The admin key cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminKeyError),
 }
 
 impl App {
@@ -64,23 +76,45 @@ impl App {
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
         let embedder = Embedder::start(&config, artefact, backends, admission.clone(), metrics.clone())?;
-        let (lifecycle, started) = (Lifecycle::default(), Instant::now());
-        Ok(Arc::new(Self { config, store, metrics, admission, lifecycle, runtime, started, embedder }))
+        let file = &config.admin_key_file;
+        let admin = if file.as_os_str().is_empty() { None } else { Some(AdminKey::read(file)?) };
+        Ok(Arc::new(Self {
+            config,
+            store,
+            metrics,
+            admission,
+            lifecycle: Lifecycle::default(),
+            runtime,
+            started: Instant::now(),
+            admin,
+            refresh: Refresh::default(),
+            writes: tokio::sync::RwLock::new(()),
+            embedder: RwLock::new(embedder),
+        }))
     }
 
     /// The embedder that serves now. A handler asks once and keeps it, so that one request meets one encoder.
     #[must_use]
     pub fn embedder(&self) -> Embedder {
-        self.embedder.clone()
+        self.embedder.read().clone()
+    }
+
+    /// Puts another embedder in place of the one that serves; what is in hand finishes on the old one.
+    pub fn replace_embedder(&self, embedder: Embedder) {
+        let old = std::mem::replace(&mut *self.embedder.write(), embedder);
+        // Dropped outside the lock: its sessions go with it.
+        drop(old);
     }
 
     /// Runs the golden check through the whole path; the app is ready once it passed.
     ///
     /// # Errors
     /// When a golden picture does not give the vector it must.
-    pub async fn check(&self) -> Result<(), crate::embedder::GoldenCheckError> {
+    pub async fn check(self: &Arc<Self>) -> Result<(), crate::embedder::GoldenCheckError> {
         let began = Instant::now();
         let worst = self.embedder().check_golden().await?;
+        // Before the first request, so that whoever asks is not told that nothing is under way.
+        refresh::resume(self).await;
         self.lifecycle.enter(Phase::Ready);
         self.metrics.ready.set(1.0);
         let (check_ms, since_start_ms) = (began.elapsed().as_millis(), self.started.elapsed().as_millis());
@@ -113,6 +147,7 @@ impl App {
 
     /// Ends the embedder's threads and closes the store. Call when no request is left.
     pub async fn close(&self) {
+        self.refresh.interrupt();
         let embedder = self.embedder();
         if tokio::task::spawn_blocking(move || embedder.close()).await.is_err() {
             tracing::error!("closing the embedder panicked");

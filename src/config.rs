@@ -45,6 +45,18 @@ pub enum ConfigError {
     },
 }
 
+/// What is kept of an item's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepPictures {
+    /// The file as it came, and a thumbnail.
+    Original,
+    /// A JPEG of at most 256 pixels a side.
+    Thumbnail,
+    /// Nothing.
+    None,
+}
+
 /// Declares every setting once: as a flag, an environment variable, a key of `latentd.toml`, and a field of [`Config`].
 macro_rules! settings {
     ($( $(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal; )*) => {
@@ -93,6 +105,11 @@ settings! {
     models_dir: PathBuf = PathBuf::from("models"), "LATENTD_MODELS_DIR";
     /// Folder of the item store [default: data]
     data_dir: PathBuf = PathBuf::from("data"), "LATENTD_DATA_DIR";
+    /// What is kept of an item's picture, so that another encoder can embed it again: original (the file: exact),
+    /// thumbnail (a JPEG of at most 256 pixels a side: close) or none [default: thumbnail]
+    keep_pictures: KeepPictures = KeepPictures::Thumbnail, "LATENTD_KEEP_PICTURES";
+    /// File with the key that may change the encoder of the running server [default: nobody may]
+    admin_key_file: PathBuf = PathBuf::new(), "LATENTD_ADMIN_KEY_FILE";
     /// The ONNX Runtime library to load [default: looked up]
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]

@@ -6,6 +6,7 @@ use latentd_model::{Contract, Embedding, ImageBytes, Pixels};
 use tokio::sync::oneshot;
 
 use crate::admission::{Overloaded, Permit};
+use crate::config::KeepPictures;
 use crate::embedder::{EmbedError, Embedder, Seen};
 use crate::store::{
     CollectionName, ContentHash, ItemId, Metadata, NewItem, Store, StoreError, Thumbnail, Upserted,
@@ -69,11 +70,12 @@ pub async fn index(
     store: &dyn Store,
     collection: CollectionName,
     entries: Vec<Entry>,
+    keep: KeepPictures,
     body: Option<Arc<Permit>>,
 ) -> Result<Vec<Result<Upserted, IndexError>>, IndexError> {
     let mut results: Vec<Option<Result<Upserted, IndexError>>> = Vec::new();
     let (mut items, mut places) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    for (place, made) in make(embedder, entries, body).await?.into_iter().enumerate() {
+    for (place, made) in make(embedder, entries, keep, body).await?.into_iter().enumerate() {
         match made {
             Ok(item) => {
                 items.push(item);
@@ -100,6 +102,7 @@ pub async fn index(
 pub async fn make(
     embedder: &Embedder,
     entries: Vec<Entry>,
+    keep: KeepPictures,
     body: Option<Arc<Permit>>,
 ) -> Result<Vec<Result<NewItem, EmbedError>>, Overloaded> {
     let (mut pictures, mut thumbnails) = (Vec::new(), Vec::new());
@@ -108,7 +111,8 @@ pub async fn make(
             let (sender, receiver) = oneshot::channel::<Option<(Thumbnail, ContentHash)>>();
             let file = image.clone();
             let seen: Seen = Box::new(move |pixels: &Pixels| {
-                let made = thumbnail::make(pixels).map(|made| (made, ContentHash::of(file.as_slice())));
+                let thumbnail = (keep != KeepPictures::None).then(|| thumbnail::make(pixels)).flatten();
+                let made = thumbnail.map(|made| (made, ContentHash::of(file.as_slice())));
                 // Whoever asked may have gone.
                 let _ = sender.send(made);
             });
@@ -122,7 +126,7 @@ pub async fn make(
     let item = |Entry { id, source, metadata }: Entry| match source {
         Source::Vector(vector, contract) => {
             let content_hash = ContentHash::of_vector(&vector);
-            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail: None })
+            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail: None, picture: None })
         }
         Source::Picture(image) => {
             let (outcome, mut made) = pictures.next().ok_or(EmbedError::Internal)?;
@@ -131,7 +135,8 @@ pub async fn make(
                 Some((thumbnail, hash)) => (Some(thumbnail), hash),
                 None => (None, ContentHash::of(image.as_slice())),
             };
-            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail })
+            let picture = (keep == KeepPictures::Original).then_some(image.0);
+            Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail, picture })
         }
     };
     Ok(entries.into_iter().map(item).collect())

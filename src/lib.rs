@@ -3,6 +3,7 @@
 //! A request goes [`http`] → [`embedder`] (decode pool) → [`batcher`] → [`backend`] → ONNX Runtime,
 //! and from there to the reply or the [`store`].
 
+pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod backend;
@@ -15,6 +16,7 @@ pub mod indexer;
 pub mod locate;
 pub mod npy;
 pub mod pool;
+pub mod refresh;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use latentd_model::{Artefact, ArtefactError, Manifest};
+use latentd_model::{Artefact, ArtefactError, Contract, Manifest};
 
 use crate::config::Config;
 
@@ -27,10 +27,25 @@ pub enum LocateError {
 /// # Errors
 /// When none is there, or it is damaged.
 pub fn open(config: &Config) -> Result<Artefact, LocateError> {
+    open_for(config, &[])
+}
+
+/// As [`open`], but without `--model` an artefact of one of these contracts goes before a newer one: a store that
+/// holds its vectors can serve no other.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for(config: &Config, contracts: &[Contract]) -> Result<Artefact, LocateError> {
     if !config.model.as_os_str().is_empty() {
         return Ok(Artefact::open(&config.model)?);
     }
     let folders = folders(config);
+    let of_contract = |path: &PathBuf| manifest(path).is_ok_and(|m| contracts.contains(&m.contract));
+    for folder in folders.iter().filter(|_| !contracts.is_empty()) {
+        if let Some(path) = list(folder).into_iter().rev().find(of_contract) {
+            return Ok(Artefact::open(&path)?);
+        }
+    }
     for folder in &folders {
         let mut found = list(folder);
         // An int8 sibling has vectors of its own: it serves when it is named, not by being there.

@@ -1,10 +1,11 @@
 //! `latentd serve`: from the configuration to a running server.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use latentd_model::{Artefact, RuntimeError, RuntimeInfo};
+use latentd_model::{Artefact, Contract, RuntimeError, RuntimeInfo};
 use tokio::net::TcpListener;
 
 use super::Settings;
@@ -12,6 +13,7 @@ use crate::app::{App, AppState};
 use crate::backend::{self, Backends};
 use crate::config::{self, Config};
 use crate::http::{router, serve};
+use crate::refresh::{self, ModelRecord};
 use crate::shutdown::Shutdown;
 use crate::store::{EmbeddedOptions, EmbeddedStore, Store};
 use crate::{locate, telemetry};
@@ -66,8 +68,9 @@ async fn check(app: AppState, shutdown: Shutdown) -> ExitCode {
 /// # Errors
 /// When one of them cannot be opened.
 pub async fn assemble(config: Config) -> anyhow::Result<AppState> {
-    let (runtime, artefact, backends) = open_model(&config)?;
+    // First the store: it remembers which encoder it was changed to.
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?);
+    let (runtime, artefact, backends) = open_model_of(&config, &*store).await?;
     Ok(App::new(config, artefact, Some(runtime), backends, store)?)
 }
 
@@ -76,7 +79,65 @@ pub async fn assemble(config: Config) -> anyhow::Result<AppState> {
 /// # Errors
 /// When the runtime or the artefact is missing or unusable.
 pub fn open_model(config: &Config) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
-    let artefact = locate::open(config)?;
+    open_backends(config, locate::open(config)?)
+}
+
+/// As [`open_model`], the encoder being the one whose vectors the store holds.
+///
+/// # Errors
+/// As [`open_model`], and when the store cannot be read or its encoder is gone.
+pub async fn open_model_of(
+    config: &Config,
+    store: &dyn Store,
+) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
+    let contracts: Vec<Contract> = store.collections().await?.iter().map(|info| info.contract).collect();
+    let binding = |model: &ModelRecord| {
+        // An empty store holds nobody to an encoder, so that --model, or one that is gone, may.
+        let wanted = config.model.as_os_str().is_empty() && model.dir.join("manifest.json").is_file();
+        contracts.contains(&model.contract) || (contracts.is_empty() && wanted)
+    };
+    let active = refresh::active(store).await?.filter(binding);
+    let artefact = match active {
+        Some(model) => activated(config, &model)?,
+        None => locate::open_for(config, &contracts)?,
+    };
+    open_backends(config, artefact)
+}
+
+/// The encoder that the store was changed to. It wins over `--model`, since the store's vectors are its own.
+fn activated(config: &Config, model: &ModelRecord) -> anyhow::Result<Artefact> {
+    let there = model.dir.join("manifest.json").is_file();
+    let named = || locate::named(config, Path::new(&model.name));
+    let dir = if there { Some(model.dir.clone()) } else { named() };
+    let dir = dir.with_context(|| {
+        format!(
+            "the store's vectors are those of {}, which was activated, but it is neither at {} nor in {}: put it back",
+            model.name,
+            model.dir.display(),
+            config.models_dir.display()
+        )
+    })?;
+    let artefact = Artefact::open(&dir)?;
+    anyhow::ensure!(
+        artefact.contract() == model.contract,
+        "the store's vectors are those of {} with contract {}, but {} has contract {}",
+        model.name,
+        model.contract,
+        dir.display(),
+        artefact.contract()
+    );
+    let asked = &config.model;
+    if !asked.as_os_str().is_empty() && locate::manifest(asked).is_ok_and(|m| m.contract != model.contract) {
+        tracing::warn!(
+            model = model.name,
+            asked = %asked.display(),
+            "--model names another encoder than the one this store was changed to, which serves: change with POST /models/<name>/activate"
+        );
+    }
+    Ok(artefact)
+}
+
+fn open_backends(config: &Config, artefact: Artefact) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
     let runtime = init_runtime(config)?;
     let name = artefact.manifest().full_name();
     let backends = backend::ort::open(config, &artefact, &runtime)

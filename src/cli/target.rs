@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::Settings;
 use super::client::Client;
-use super::serve::open_model;
+use super::serve::open_model_of;
 use crate::admission::Admission;
-use crate::config::Config;
+use crate::config::{Config, KeepPictures};
 use crate::embedder::Embedder;
 use crate::indexer::{self, Entry, Source};
 use crate::store::{
@@ -67,11 +67,11 @@ impl TargetArgs {
             None => {
                 // First the store: when a server holds it, that is known before the encoder is loaded.
                 let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?;
-                let (_, artefact, backends) = open_model(config)?;
+                let (_, artefact, backends) = open_model_of(config, &store).await?;
                 let admission = Admission::new(config.queue_images, config.queue_bytes);
                 let metrics = Arc::new(Metrics::new()?);
                 let embedder = Embedder::start(config, artefact, backends, admission, metrics)?;
-                Place::Local { embedder, store: Box::new(store) }
+                Place::Local { embedder, store: Box::new(store), keep: config.keep_pictures }
             }
         };
         Ok(Target { collection, place })
@@ -85,7 +85,7 @@ pub struct Target {
 }
 
 enum Place {
-    Local { embedder: Embedder, store: Box<EmbeddedStore> },
+    Local { embedder: Embedder, store: Box<EmbeddedStore>, keep: KeepPictures },
     Remote { client: Client, max_images: usize, contract: Contract },
 }
 
@@ -117,7 +117,7 @@ impl Target {
     /// When the contracts differ.
     pub async fn check_contract(&self) -> anyhow::Result<()> {
         let (encoder, bound) = match &self.place {
-            Place::Local { embedder, store } => {
+            Place::Local { embedder, store, .. } => {
                 let infos = store.collections().await?;
                 let bound =
                     infos.into_iter().find(|info| info.name == self.collection).map(|info| info.contract);
@@ -195,7 +195,7 @@ impl Target {
     /// When nothing was kept.
     pub async fn put(&self, pictures: Vec<Picture>) -> anyhow::Result<Vec<Outcome>> {
         match &self.place {
-            Place::Local { embedder, store } => {
+            Place::Local { embedder, store, keep } => {
                 let entry = |Picture { id, bytes }| Entry {
                     id,
                     source: Source::Picture(ImageBytes(bytes)),
@@ -203,7 +203,7 @@ impl Target {
                 };
                 let entries = pictures.into_iter().map(entry).collect();
                 let written =
-                    indexer::index(embedder, &**store, self.collection.clone(), entries, None).await?;
+                    indexer::index(embedder, &**store, self.collection.clone(), entries, *keep, None).await?;
                 let outcome = |result: Result<_, indexer::IndexError>| {
                     result.map(drop).map_err(|error| (error.code().to_owned(), error.to_string()))
                 };
@@ -242,7 +242,7 @@ impl Target {
         filter: Option<&str>,
     ) -> anyhow::Result<Vec<Neighbour>> {
         match &self.place {
-            Place::Local { embedder, store } => {
+            Place::Local { embedder, store, .. } => {
                 let filter = filter.map(Filter::from_json).transpose()?;
                 let vector = embedder.embed(ImageBytes(picture)).await?.embedding;
                 let contract = embedder.artefact().contract();
@@ -274,7 +274,7 @@ impl Target {
     /// # Errors
     /// When the store cannot be closed.
     pub async fn close(self) -> anyhow::Result<()> {
-        if let Place::Local { embedder, store } = self.place {
+        if let Place::Local { embedder, store, .. } = self.place {
             tokio::task::spawn_blocking(move || embedder.close()).await?;
             store.close().await?;
         }

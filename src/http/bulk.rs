@@ -122,8 +122,11 @@ pub async fn post_items(
         };
         results.push(BulkResult { index, id, created: None, seq: None, error });
     }
-    let embedder = app.embedder();
-    let written = indexer::index(&embedder, &*app.store, collection.clone(), entries, Some(permit)).await?;
+    // The encoder does not change while this is held.
+    let _writing = app.writes.read().await;
+    let (embedder, keep) = (app.embedder(), app.config.keep_pictures);
+    let written =
+        indexer::index(&embedder, &*app.store, collection.clone(), entries, keep, Some(permit)).await?;
     for (place, outcome) in places.into_iter().zip(written) {
         let result = &mut results[place];
         match outcome {

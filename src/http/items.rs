@@ -105,9 +105,11 @@ async fn put_item(
     let permit = payload.permit.clone();
     let (source, metadata) = one_item(payload, query.metadata.as_deref(), &app).await?;
     let entry = Entry { id, source, metadata };
-    let embedder = app.embedder();
+    // The encoder does not change while this is held.
+    let _writing = app.writes.read().await;
+    let (embedder, keep) = (app.embedder(), app.config.keep_pictures);
     let written =
-        indexer::index(&embedder, &*app.store, collection.clone(), vec![entry], Some(permit)).await?;
+        indexer::index(&embedder, &*app.store, collection.clone(), vec![entry], keep, Some(permit)).await?;
     let upserted = written.into_iter().next().ok_or_else(Problem::internal)??;
     let status = if upserted.created { StatusCode::CREATED } else { StatusCode::OK };
     let reply = PutReply {

@@ -14,6 +14,7 @@ pub mod models;
 pub mod observe;
 pub mod preprocess;
 pub mod problem;
+pub mod refresh;
 pub mod router;
 pub mod search;
 pub mod serve;

@@ -13,6 +13,7 @@ use super::input::off_thread;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::locate;
+use crate::refresh::RefreshState;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -24,6 +25,8 @@ pub fn routes() -> OpenApiRouter<AppState> {
 pub struct ModelsReply {
     /// The one that serves.
     pub active: String,
+    /// The one before it, which /models/rollback goes back to.
+    pub previous: Option<String>,
     /// All, by name and version.
     pub models: Vec<ModelEntry>,
 }
@@ -40,9 +43,27 @@ pub struct ModelEntry {
     pub dim: Option<usize>,
     /// Whether it serves now.
     pub active: bool,
+    /// `active`; `previous`, whose vectors are kept; `activating`; `installed`; or `unreadable`.
+    pub state: ModelState,
     /// Why its manifest cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What an encoder is to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// It serves.
+    Active,
+    /// It served before, and its vectors are kept.
+    Previous,
+    /// Items are being embedded with it.
+    Activating,
+    /// It lies in the models folder.
+    Installed,
+    /// Its manifest cannot be read.
+    Unreadable,
 }
 
 /// The encoders at hand
@@ -56,14 +77,24 @@ async fn models(State(app): State<AppState>) -> Result<axum::Json<ModelsReply>, 
     })
     .await?;
     let active = serving.full_name();
-    let mut models = vec![ModelEntry { active: true, ..listed(&serving) }];
-    for model in found {
+    let previous = app.refresh.previous();
+    let next = app.refresh.progress();
+    let next =
+        next.contract.filter(|_| matches!(next.state, RefreshState::Embedding | RefreshState::Switching));
+    let mut models = vec![ModelEntry { active: true, state: ModelState::Active, ..listed(&serving) }];
+    for mut model in found {
+        if model.contract.is_some() && model.contract == next {
+            model.state = ModelState::Activating;
+        } else if previous.as_ref().is_some_and(|previous| model.contract == Some(previous.contract)) {
+            model.state = ModelState::Previous;
+        }
         if models.iter().all(|seen| seen.name != model.name) {
             models.push(model);
         }
     }
     models.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(axum::Json(ModelsReply { active, models }))
+    let previous = previous.map(|model| model.name);
+    Ok(axum::Json(ModelsReply { active, previous, models }))
 }
 
 fn listed(manifest: &Manifest) -> ModelEntry {
@@ -72,6 +103,7 @@ fn listed(manifest: &Manifest) -> ModelEntry {
         contract: Some(manifest.contract),
         dim: Some(manifest.output.dim),
         active: false,
+        state: ModelState::Installed,
         error: None,
     }
 }
@@ -81,7 +113,8 @@ fn entry(path: &Path) -> ModelEntry {
         Ok(manifest) => listed(&manifest),
         Err(error) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            ModelEntry { name, contract: None, dim: None, active: false, error: Some(error.to_string()) }
+            let (state, error) = (ModelState::Unreadable, Some(error.to_string()));
+            ModelEntry { name, contract: None, dim: None, active: false, state, error }
         }
     }
 }

@@ -7,7 +7,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{collections, docs, embed, info, items, models, observe, preprocess, search, ui};
+use super::{collections, docs, embed, info, items, models, observe, preprocess, refresh, search, ui};
 use crate::app::AppState;
 
 fn described() -> OpenApiRouter<AppState> {
@@ -18,6 +18,7 @@ fn described() -> OpenApiRouter<AppState> {
         .merge(search::routes())
         .merge(collections::routes())
         .merge(models::routes())
+        .merge(refresh::routes())
         .merge(info::routes())
 }
 

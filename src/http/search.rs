@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::stored::{self, Include, unknown_item};
 use crate::admission::Permit;
 use crate::app::{App, AppState};
-use crate::store::{self, CollectionName, Filter, InvalidValue, ItemId, Neighbour};
+use crate::store::{self, CollectionName, Filter, InvalidValue, ItemId, Neighbour, StoreError};
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -121,6 +121,7 @@ pub struct NeighbourView {
 }
 
 /// What is near to what.
+#[derive(Clone)]
 enum Target {
     Item(ItemId),
     Picture(ImageBytes),
@@ -169,12 +170,21 @@ async fn search(
         Target::Item(id) if how.exclude_self => vec![id.clone()],
         _ => Vec::new(),
     };
-    let (vector, contract) = resolve(&app, &collection, target, permit).await?;
     let with_vectors = how.include.contains(&Include::Vector);
     let with_metadata = how.include.contains(&Include::Metadata);
     let How { k, filter, min_score, .. } = how;
-    let query = store::Query { vector, contract, k, filter, exclude, min_score, with_vectors };
-    let found = app.store.search(collection.clone(), query).await?;
+    let mut again = !matches!(target, Target::Vector(..));
+    let (contract, found) = loop {
+        let serving = app.embedder().artefact().contract();
+        let (vector, contract) = resolve(&app, &collection, target.clone(), permit.clone()).await?;
+        let (filter, exclude) = (filter.clone(), exclude.clone());
+        let query = store::Query { vector, contract, k, filter, exclude, min_score, with_vectors };
+        match app.store.search(collection.clone(), query).await {
+            Err(StoreError::ContractMismatch { .. })
+                if std::mem::take(&mut again) && changed(&app, serving).await => {}
+            found => break (contract, found?),
+        }
+    };
     let view = |neighbour: Neighbour| NeighbourView {
         id: neighbour.id.to_string(),
         score: neighbour.score,
@@ -183,6 +193,12 @@ async fn search(
     };
     let neighbours = found.into_iter().map(view).collect();
     Ok(axum::Json(SearchReply { collection: collection.to_string(), contract, neighbours }))
+}
+
+/// Whether another encoder serves than `before`, once a change that is just being made is made.
+async fn changed(app: &App, before: Contract) -> bool {
+    drop(app.writes.read().await);
+    app.embedder().artefact().contract() != before
 }
 
 async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target, How), Problem> {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod filter;
 pub mod index;
 pub mod names;
+pub mod refresh;
 pub mod types;
 
 use futures::future::BoxFuture;
@@ -35,7 +36,7 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 /// empty and unbound; other collections come into being with their first item.
 ///
 /// A call that is dropped before it answers may or may not have happened.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: refresh::Generations + Send + Sync + 'static {
     /// Writes items, in order; each fails alone.
     ///
     /// # Errors

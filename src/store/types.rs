@@ -21,6 +21,8 @@ pub struct NewItem {
     pub content_hash: ContentHash,
     /// What [`super::Store::thumbnail`] gives.
     pub thumbnail: Option<Thumbnail>,
+    /// The picture file, kept to be embedded again by another encoder.
+    pub picture: Option<bytes::Bytes>,
 }
 
 /// An item as it is kept.

@@ -124,23 +124,10 @@ fn encoders_are_compared_by_their_neighbours() {
     assert!(text.contains("at least 502"), "{text}");
 }
 
-/// Crops of the example pictures: alike in groups, as pictures of a shop are.
-fn crops(dir: &std::path::Path) {
-    for (name, bytes) in examples() {
-        let picture = image::load_from_memory(&bytes).unwrap();
-        let (width, height) = (picture.width() * 3 / 5, picture.height() * 3 / 5);
-        for i in 0..16u32 {
-            let (x, y) = (i % 4 * (picture.width() - width) / 3, i / 4 * (picture.height() - height) / 3);
-            let crop = picture.crop_imm(x, y, width, height).thumbnail(96, 96);
-            crop.to_rgb8().save(dir.join(format!("{name}-{i}.png"))).unwrap();
-        }
-    }
-}
-
 #[tokio::test]
 async fn an_int8_sibling_is_written_only_when_neighbours_stay() {
     let dir = tempfile::tempdir().unwrap();
-    crops(dir.path());
+    crate::support::crops(dir.path());
     let out = dir.path().join("models");
     let quantize = |bound: &str| {
         latentd()

@@ -29,7 +29,15 @@ pub fn item(name: &str, seed: u32) -> NewItem {
     let vector = vector(seed);
     let content_hash = ContentHash::of_vector(&vector);
     let metadata = Metadata::from_json(&format!("{{\"v\":{seed}}}")).unwrap();
-    NewItem { id: id(name), vector, contract: CONTRACT, metadata, content_hash, thumbnail: None }
+    NewItem {
+        id: id(name),
+        vector,
+        contract: CONTRACT,
+        metadata,
+        content_hash,
+        thumbnail: None,
+        picture: None,
+    }
 }
 
 pub fn near(seed: u32, k: usize) -> Query {

@@ -4,6 +4,7 @@
 //! threads ([`readers`]); searches run on a pool of their own and touch no disk.
 
 mod files;
+mod generations;
 mod readers;
 mod registry;
 mod rows;
@@ -238,7 +239,8 @@ fn scan_name(precision: Precision) -> String {
 
 fn size_of_item(item: &NewItem) -> usize {
     let thumbnail = item.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.0.len());
-    item.vector.dim() * 4 + item.id.as_str().len() + item.metadata.as_str().len() + thumbnail + 128
+    let picture = item.picture.as_ref().map_or(0, |file| file.len());
+    picture + item.vector.dim() * 4 + item.id.as_str().len() + item.metadata.as_str().len() + thumbnail + 128
 }
 
 impl Store for EmbeddedStore {

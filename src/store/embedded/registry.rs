@@ -93,12 +93,19 @@ impl Collection {
 
 /// All collections that are open. Only the writer changes it, after a commit.
 #[derive(Default)]
-pub struct Registry(RwLock<BTreeMap<CollectionName, Arc<Collection>>>);
+pub struct Registry(RwLock<Open>);
+
+#[derive(Default)]
+struct Open {
+    serving: BTreeMap<CollectionName, Arc<Collection>>,
+    /// The other generation of some of them.
+    spares: BTreeMap<CollectionName, Arc<Collection>>,
+}
 
 impl Registry {
     /// The collection, if it came into being.
     pub fn find(&self, name: &CollectionName) -> Option<Arc<Collection>> {
-        self.0.read().get(name).cloned()
+        self.0.read().serving.get(name).cloned()
     }
 
     /// The collection; `default` may have none yet, any other name must.
@@ -111,24 +118,74 @@ impl Registry {
 
     /// Adds a collection.
     pub fn insert(&self, collection: Arc<Collection>) {
-        self.0.write().insert(collection.row.name.clone(), collection);
+        let mut open = self.0.write();
+        let open = if collection.row.spare { &mut open.spares } else { &mut open.serving };
+        open.insert(collection.row.name.clone(), collection);
+    }
+
+    /// Adds the spare generation of a collection.
+    pub fn insert_spare(&self, spare: Arc<Collection>) {
+        self.0.write().spares.insert(spare.row.name.clone(), spare);
+    }
+
+    /// The spare generation of a collection, if it has one.
+    pub fn spare(&self, name: &CollectionName) -> Option<Arc<Collection>> {
+        self.0.read().spares.get(name).cloned()
+    }
+
+    /// All spare generations.
+    pub fn spares(&self) -> Vec<Arc<Collection>> {
+        self.0.read().spares.values().cloned().collect()
+    }
+
+    /// A collection and its spare of that contract.
+    pub fn pair(&self, name: &CollectionName, to: Contract) -> Option<(Arc<Collection>, Arc<Collection>)> {
+        let open = self.0.read();
+        let spare = open.spares.get(name).filter(|spare| spare.row.contract == to)?;
+        Some((open.serving.get(name)?.clone(), spare.clone()))
+    }
+
+    /// The collections that serve vectors of a contract, by name.
+    pub fn of_contract(&self, contract: Contract) -> Vec<Arc<Collection>> {
+        let open = self.0.read();
+        open.serving.values().filter(|collection| collection.row.contract == contract).cloned().collect()
+    }
+
+    /// Takes the spare of a collection out.
+    pub fn remove_spare(&self, name: &CollectionName) {
+        let removed = self.0.write().spares.remove(name);
+        drop(removed);
+    }
+
+    /// Makes the spares of these collections serve, all at once.
+    pub fn switch(&self, names: &[CollectionName]) {
+        let mut open = self.0.write();
+        for name in names {
+            if let (Some(serving), Some(spare)) = (open.serving.remove(name), open.spares.remove(name)) {
+                open.serving.insert(name.clone(), spare);
+                open.spares.insert(name.clone(), serving);
+            }
+        }
     }
 
     /// Takes a collection out.
     pub fn remove(&self, name: &CollectionName) {
         // Freed outside the lock: dropping a large index takes a while.
-        let removed = self.0.write().remove(name);
+        let mut open = self.0.write();
+        let removed = (open.serving.remove(name), open.spares.remove(name));
+        drop(open);
         drop(removed);
     }
 
     /// All of them, by name.
     pub fn infos(&self) -> Vec<CollectionInfo> {
-        self.0.read().values().map(|collection| collection.info()).collect()
+        self.0.read().serving.values().map(|collection| collection.info()).collect()
     }
 
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
-        let all: Vec<Arc<Collection>> = self.0.read().values().cloned().collect();
+        let mut all = self.spares();
+        all.extend(self.0.read().serving.values().cloned());
         all.iter().map(|collection| collection.index.bytes()).sum()
     }
 }

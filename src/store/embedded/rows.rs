@@ -3,6 +3,7 @@
 use latentd_model::{Contract, Embedding};
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::store::refresh::KeptPicture;
 use crate::store::{CollectionName, ContentHash, Item, ItemId, Metadata, NewItem, Thumbnail, Timestamp};
 
 /// A collection as the database keeps it.
@@ -13,14 +14,22 @@ pub struct CollectionRow {
     pub contract: Contract,
     pub dim: usize,
     pub created: Timestamp,
+    /// Whether it is the generation that does not serve.
+    pub spare: bool,
 }
 
+/// What the name of a spare generation begins with in the database.
+pub const SPARE: &str = "~";
+
 /// Something in the database that latentd cannot have written.
-fn foreign(column: usize, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+pub fn foreign(
+    column: usize,
+    reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, reason.into())
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     u64::try_from(row.get::<_, i64>(column)?).map_err(|error| foreign(column, error))
 }
 
@@ -29,9 +38,12 @@ pub fn collections(connection: &Connection) -> rusqlite::Result<Vec<CollectionRo
     let mut statement = connection.prepare("SELECT key, name, contract, dim, created FROM collections")?;
     let rows = statement.query_map([], |row| {
         let contract: [u8; 8] = row.get(2)?;
+        let name = row.get_ref(1)?.as_str()?;
+        let plain = name.strip_prefix(SPARE);
         Ok(CollectionRow {
             key: row.get(0)?,
-            name: CollectionName::new(row.get_ref(1)?.as_str()?).map_err(|error| foreign(1, error))?,
+            name: CollectionName::new(plain.unwrap_or(name)).map_err(|error| foreign(1, error))?,
+            spare: plain.is_some(),
             contract: Contract::from_bytes(contract),
             dim: usize::try_from(row.get::<_, i64>(3)?).map_err(|error| foreign(3, error))?,
             created: Timestamp(row.get(4)?),
@@ -47,12 +59,117 @@ pub fn insert_collection(
     contract: Contract,
     dim: usize,
 ) -> rusqlite::Result<CollectionRow> {
-    let created = Timestamp::now();
+    insert(connection, name, name.as_str(), contract, dim)
+}
+
+/// Adds the spare generation of a collection.
+pub fn insert_spare(
+    connection: &Connection,
+    name: &CollectionName,
+    contract: Contract,
+    dim: usize,
+) -> rusqlite::Result<CollectionRow> {
+    let row = insert(connection, name, &format!("{SPARE}{name}"), contract, dim)?;
+    Ok(CollectionRow { spare: true, ..row })
+}
+
+fn insert(
+    connection: &Connection,
+    name: &CollectionName,
+    stored: &str,
+    contract: Contract,
+    dim: usize,
+) -> rusqlite::Result<CollectionRow> {
+    let (name, created) = (name.clone(), Timestamp::now());
     connection.execute(
         "INSERT INTO collections (name, contract, dim, created) VALUES (?1, ?2, ?3, ?4)",
-        (name.as_str(), contract.to_bytes(), dim as i64, created.0),
+        (stored, contract.to_bytes(), dim as i64, created.0),
     )?;
-    Ok(CollectionRow { key: connection.last_insert_rowid(), name: name.clone(), contract, dim, created })
+    Ok(CollectionRow { key: connection.last_insert_rowid(), name, contract, dim, created, spare: false })
+}
+
+/// Makes the spare generation serve, and the serving one the spare.
+pub fn exchange_names(
+    connection: &Connection,
+    serving: &CollectionRow,
+    spare: &CollectionRow,
+) -> rusqlite::Result<()> {
+    let name = serving.name.as_str();
+    let mut statement = connection.prepare_cached("UPDATE collections SET name = ?2 WHERE key = ?1")?;
+    // Names are unique, so one has to step aside.
+    statement.execute((serving.key, format!("{SPARE}{SPARE}{name}")))?;
+    statement.execute((spare.key, name))?;
+    statement.execute((serving.key, format!("{SPARE}{name}")))?;
+    Ok(())
+}
+
+/// Deletes what of a spare is not the state that serves; gives the ids.
+pub fn delete_stale(connection: &Connection, serving: i64, spare: i64) -> rusqlite::Result<Vec<ItemId>> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM items WHERE collection = ?2 AND EXISTS
+            (SELECT 1 FROM items a WHERE a.collection = ?1 AND a.id = items.id AND a.seq != items.seq)
+         RETURNING id",
+    )?;
+    let ids = statement.query_map([serving, spare], |row| {
+        ItemId::new(row.get_ref(0)?.as_str()?).map_err(|error| foreign(0, error))
+    })?;
+    ids.collect()
+}
+
+/// Copies an item from one generation to another with a vector of the other's, if it is still that of `seq`; gives
+/// its metadata then.
+pub fn copy_with(
+    connection: &Connection,
+    from: i64,
+    into: i64,
+    id: &ItemId,
+    seq: u64,
+    vector: &Embedding,
+) -> rusqlite::Result<Option<Metadata>> {
+    let mut statement = connection
+        .prepare_cached("SELECT key, metadata FROM items WHERE collection = ?1 AND id = ?2 AND seq = ?3")?;
+    let found = statement
+        .query_row((from, id.as_str(), seq as i64), |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })
+        .optional()?;
+    let Some((old, metadata)) = found else { return Ok(None) };
+    let vector: Vec<u8> = vector.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
+    let checksum = checksum(id.as_str(), &metadata, &vector);
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO items
+            (collection, id, vector, metadata, content_hash, checksum, seq, revision, created, updated)
+         SELECT ?2, id, ?3, metadata, content_hash, ?4, seq, revision, created, updated FROM items WHERE key = ?1
+         ON CONFLICT (collection, id) DO UPDATE SET
+            vector = excluded.vector, metadata = excluded.metadata, content_hash = excluded.content_hash,
+            checksum = excluded.checksum, seq = excluded.seq, revision = excluded.revision,
+            created = excluded.created, updated = excluded.updated
+         RETURNING key",
+    )?;
+    let new: i64 = statement.query_row((old, into, &vector, checksum), |row| row.get(0))?;
+    connection.prepare_cached("DELETE FROM thumbnails WHERE item = ?1")?.execute([new])?;
+    connection
+        .prepare_cached("INSERT INTO thumbnails SELECT ?2, jpeg FROM thumbnails WHERE item = ?1")?
+        .execute([old, new])?;
+    Ok(Some(Metadata::from_stored(metadata)))
+}
+
+/// What is kept of an item's picture: the file before the thumbnail.
+pub fn kept_picture(
+    connection: &Connection,
+    collection: i64,
+    id: &ItemId,
+) -> rusqlite::Result<Option<KeptPicture>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT file FROM pictures JOIN items ON hash = content_hash WHERE collection = ?1 AND id = ?2",
+    )?;
+    let file = statement.query_row((collection, id.as_str()), |row| row.get::<_, Vec<u8>>(0)).optional()?;
+    match file {
+        Some(file) => Ok(Some(KeptPicture::Original(file.into()))),
+        None => {
+            Ok(thumbnail(connection, collection, id)?.map(|Thumbnail(jpeg)| KeptPicture::Thumbnail(jpeg)))
+        }
+    }
 }
 
 /// Deletes a collection with all that is in it.
@@ -118,6 +235,11 @@ pub fn upsert(connection: &Connection, collection: i64, item: &NewItem, seq: u64
             connection.prepare_cached("DELETE FROM thumbnails WHERE item = ?1")?.execute([key])?;
         }
         None => {}
+    }
+    if let Some(file) = &item.picture {
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO pictures VALUES (?1, ?2)")?
+            .execute((item.content_hash.as_bytes(), &**file))?;
     }
     Ok(revision == 1)
 }

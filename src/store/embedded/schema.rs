@@ -16,7 +16,9 @@ struct Migration {
 }
 
 /// The migration at index n makes schema version n + 1. What was released is never changed, only added to.
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[FIRST, REFRESH];
+
+const FIRST: Migration = Migration {
     description: "collections, items, thumbnails",
     sql: "
         CREATE TABLE counters (
@@ -52,7 +54,35 @@ const MIGRATIONS: &[Migration] = &[Migration {
             item INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
             jpeg BLOB NOT NULL
         ) STRICT;",
-}];
+};
+
+// A picture is kept once for all items and generations that were made from it, and goes with the last of them.
+const REFRESH: Migration = Migration {
+    description: "pictures, settings, spare generations",
+    sql: "
+        CREATE TABLE pictures (
+            hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
+            file BLOB NOT NULL
+        ) STRICT;
+
+        CREATE TABLE settings (
+            name TEXT PRIMARY KEY,
+            value TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE INDEX items_by_content ON items (content_hash);
+
+        CREATE TRIGGER picture_of_deleted AFTER DELETE ON items BEGIN
+            DELETE FROM pictures WHERE hash = old.content_hash
+                AND NOT EXISTS (SELECT 1 FROM items WHERE content_hash = old.content_hash);
+        END;
+
+        CREATE TRIGGER picture_of_replaced AFTER UPDATE OF content_hash ON items
+        WHEN old.content_hash != new.content_hash BEGIN
+            DELETE FROM pictures WHERE hash = old.content_hash
+                AND NOT EXISTS (SELECT 1 FROM items WHERE content_hash = old.content_hash);
+        END;",
+};
 
 /// The newest schema version, which this build reads and writes.
 pub const NEWEST: i64 = MIGRATIONS.len() as i64;

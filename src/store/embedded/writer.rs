@@ -14,12 +14,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::files::{DataDir, database_error};
+use super::generations::{Step, StepDone};
 use super::registry::{Collection, Registry};
 use super::rows;
 use crate::store::index::Precision;
 use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
 
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What an upsert tells of each item.
 pub type UpsertResults = Vec<Result<Upserted, StoreError>>;
@@ -39,6 +40,11 @@ pub enum Work {
     Drop {
         collection: CollectionName,
         reply: Reply<bool>,
+    },
+    /// A write of a refresh, in a transaction of its own.
+    Step {
+        step: Step,
+        reply: Reply<StepDone>,
     },
     /// Ends the thread once the readers' threads have ended.
     Close {
@@ -107,20 +113,25 @@ impl Writer {
         while closing.is_none() {
             let Some(first) = queue.blocking_recv() else { break };
             let (mut jobs, mut items, mut next) = (Vec::new(), 0, Some(first));
+            let mut last = None;
             while let Some(job) = next {
                 items += match &job.work {
                     Work::Upsert { items, .. } => items.len(),
                     Work::Delete { ids, .. } => ids.len(),
                     Work::Drop { .. } => 1,
-                    Work::Close { .. } => MAX_ITEMS,
+                    Work::Step { .. } | Work::Close { .. } => MAX_ITEMS,
                 };
                 match job.work {
                     Work::Close { readers, reply } => closing = Some((readers, reply)),
+                    Work::Step { step, reply } => last = Some((step, reply, job.permit)),
                     work => jobs.push(Job { work, permit: job.permit }),
                 }
                 next = if items < MAX_ITEMS { queue.try_recv().ok() } else { None };
             }
             self.commit(jobs);
+            if let Some((step, reply, _permit)) = last {
+                self.step(step, reply);
+            }
         }
         let (readers, reply) = closing.unzip();
         queue.close();
@@ -225,7 +236,7 @@ impl Batch<'_> {
                 let answer = self.attempt(|batch| batch.drop_collection(collection));
                 Some(Answer::Drop(reply, answer.unwrap_or_default()))
             }
-            Work::Close { .. } => None,
+            Work::Step { .. } | Work::Close { .. } => None,
         }
     }
 
@@ -282,7 +293,14 @@ impl Batch<'_> {
             return Ok(if name.is_default() { Ok(vec![false; ids.len()]) } else { Err(unknown) });
         };
         let mut there = Vec::with_capacity(ids.len());
+        let spare = self.registry.spare(name);
         for id in ids {
+            // What is deleted must not come back with a switch.
+            if let Some(spare) = &spare
+                && rows::delete(self.transaction, spare.row.key, &id)?
+            {
+                self.changes.push(Change::Remove(Arc::clone(spare), id.clone()));
+            }
             let deleted = rows::delete(self.transaction, collection.row.key, &id)?;
             if deleted {
                 self.seq += 1;
@@ -296,6 +314,9 @@ impl Batch<'_> {
     fn drop_collection(&mut self, name: CollectionName) -> rusqlite::Result<bool> {
         let Some(collection) = self.find(&name) else { return Ok(false) };
         rows::delete_collection(self.transaction, collection.row.key)?;
+        if let Some(spare) = self.registry.spare(&name) {
+            rows::delete_collection(self.transaction, spare.row.key)?;
+        }
         self.seq += 1;
         self.staged.insert(name.clone(), None);
         self.changes.push(Change::Drop(name));

@@ -147,6 +147,23 @@ pub fn examples() -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// Crops of the example pictures, as files in a folder: alike in groups, as pictures of a shop are.
+pub fn crops(dir: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for (name, bytes) in examples() {
+        let picture = image::load_from_memory(&bytes).unwrap();
+        let (width, height) = (picture.width() * 3 / 5, picture.height() * 3 / 5);
+        for i in 0..16u32 {
+            let (x, y) = (i % 4 * (picture.width() - width) / 3, i / 4 * (picture.height() - height) / 3);
+            let crop = picture.crop_imm(x, y, width, height).thumbnail(96, 96);
+            let path = dir.join(format!("{name}-{i}.png"));
+            crop.to_rgb8().save(&path).unwrap();
+            paths.push(path);
+        }
+    }
+    paths
+}
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
