@@ -49,10 +49,11 @@ def main():
     parser.add_argument("--hidden", default="1024")
     parser.add_argument("--projection", default="128")
     parser.add_argument("--threads", default=str(len(os.sched_getaffinity(0))))
+    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="high")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     args = parser.parse_args()
 
-    names = ("arch", "width", "image_size", "batch", "steps", "hidden", "projection", "threads")
+    names = ("arch", "width", "image_size", "batch", "steps", "hidden", "projection", "threads", "precision")
     shape = [part for name in names for part in (f"--{name.replace('_', '-')}", getattr(args, name))]
     torch = [args.python, str(HERE / "pytorch_byol.py"), *shape]
     rounds = []

@@ -10,9 +10,10 @@ peak resident size that layout's.
     pip install torch numpy
     python3 pytorch_byol.py --arch resnet18 --width 0.25 --image-size 32 --batch 256 --steps 10
 
-On a GPU (`--device cuda`) `--precision` chooses what the trainer's does: f32, TF32, or autocast to
-bfloat16; cuDNN's benchmark mode is on, the views are uploaded from pinned memory while the step
-before runs, and the loss is read once, at the end. `--compile` adds torch.compile.
+`--precision` chooses what the trainer's does: `medium` is autocast to bfloat16; `high` is TF32 on a
+GPU (`--device cuda`), and f32 on a CPU, where PyTorch has nothing between f32 and bfloat16. On a GPU
+cuDNN's benchmark mode is on, the views are uploaded from pinned memory while the step before runs,
+and the loss is read once, at the end. `--compile` adds torch.compile.
 
 Prints one JSON object, {"nchw": {"images_per_s", "peak_rss_mib", …}, "channels_last": {…}}.
 """
@@ -202,7 +203,7 @@ def bench(args, layout):
     def step():
         online.zero_grad(set_to_none=True)
         views = [v.to(device, non_blocking=True) for v in (view1, view2)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda and args.precision == "medium"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "medium"):
             loss = loss_of(online, target, *views)
         loss.backward()
         optimiser.step()
