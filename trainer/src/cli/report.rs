@@ -1,12 +1,14 @@
 //! `latentd-trainer report RUN`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::pictures::sample;
 use super::subject::{TrainedRun, Which, Whiten};
+use crate::doctor::{Checkup, Survey, SurveyOptions, examine};
 use crate::eval::{EvalTable, Features};
 use crate::nn::layout::{Layout, Role};
-use crate::report::{ReportInput, contact_rows, render, view_examples};
+use crate::report::{ReportInput, contact_rows, map, render, view_examples};
 use crate::run::rfc3339;
 use crate::whiten::Whitening;
 use anyhow::Context;
@@ -70,6 +72,8 @@ pub fn build(
         |i| Some(cache.get(i)),
         class,
     )?;
+    let map = map(&features, |i| Some(cache.get(i)), class);
+    let checkup = checkup(pictures);
     let encoder = &header.encoder;
     let views = view_examples(
         &cache,
@@ -90,7 +94,21 @@ pub fn build(
         eval: eval.as_ref(),
         contact_sheet: &sheet,
         views: &views,
+        map,
+        checkup: checkup.as_ref(),
     }))
+}
+
+/// The check-up of a folder, or of a sample of a large one; a report does without when it fails.
+fn checkup(pictures: &Path) -> Option<Checkup> {
+    let options = SurveyOptions { limit: Some(SHEET_PICTURES), ..SurveyOptions::default() };
+    let mut checkup =
+        examine(&Survey::of(pictures, &options, &mut |_| ControlFlow::Continue(())).ok()?, None);
+    if checkup.pictures + checkup.unreadable < checkup.listed {
+        // Of a sample the number of copies says nothing.
+        checkup.findings.retain(|f| !f.code.ends_with("duplicates") && f.code != "pictures");
+    }
+    Some(checkup)
 }
 
 /// The run's evaluation, if there was one.

@@ -9,7 +9,9 @@ use super::probe::Model;
 use crate::data::random::{Purpose, permutation, stream};
 
 /// Folds that choose the weight decay, at most.
-const FOLDS: usize = 5;
+const FOLDS: usize = 3;
+/// The weight decay where there is one label a class and nothing to choose by.
+const DECAY_OF_ONE: f64 = 0.1;
 /// With this many labels one fold says enough.
 const ONE_FOLD_FROM: usize = 1000;
 
@@ -84,7 +86,9 @@ pub fn few_label_probe(
         let subset = Subset { features, members: subset, classes };
         let decay = subset.choose_decay(each, options)?;
         let all: Vec<usize> = (0..subset.members.len()).collect();
-        subset.fit(&all, decay, options.iterations)?.predict(&asked).map(|p| (all.len(), p))
+        let (rows, labels) = subset.rows(&all)?;
+        let model = Model::zero(train.dim(), classes).fit(&rows, &labels, decay, options.iterations)?.0;
+        model.predict(&asked).map(|predicted| (all.len(), predicted))
     };
     let found: Vec<(usize, Vec<usize>)> =
         (0..options.subsets).into_par_iter().map(one).collect::<Result<_, _>>()?;
@@ -117,37 +121,34 @@ struct Subset {
 }
 
 impl Subset {
-    fn fit(&self, places: &[usize], decay: f64, iterations: usize) -> Result<Model, EvalError> {
-        let labels: Vec<usize> = places.iter().map(|&p| self.members[p].label).collect();
-        let rows: Tensor = self.features.select(places).into_tensor()?;
-        let start = Model::zero(self.features.dim(), self.classes);
-        Ok(start.fit(&rows, &labels, decay, iterations)?.0)
+    fn rows(&self, places: &[usize]) -> Result<(Tensor, Vec<usize>), EvalError> {
+        let labels = places.iter().map(|&p| self.members[p].label).collect();
+        Ok((self.features.select(places).into_tensor()?, labels))
     }
 
     /// The decay with the most hits over the folds, the stronger of equals.
     fn choose_decay(&self, each: usize, options: &FewOptions) -> Result<f64, EvalError> {
         let folds = FOLDS.min(each);
         if folds < 2 {
-            return Ok(0.1);
+            return Ok(DECAY_OF_ONE);
         }
         let tried = if self.members.len() >= ONE_FOLD_FROM { 1 } else { folds };
-        let mut best = (0.1, None);
-        for &decay in &options.weight_decays {
-            let mut hits = 0;
-            for fold in 0..tried {
-                let held_out = |p: &usize| self.members[*p].rank % folds == fold;
-                let (asked, learned): (Vec<usize>, Vec<usize>) =
-                    (0..self.members.len()).partition(|p| held_out(p));
-                let model = self.fit(&learned, decay, options.iterations)?;
-                let predicted = model.predict(&self.features.select(&asked).into_tensor()?)?;
-                hits +=
-                    asked.iter().zip(predicted).filter(|(p, got)| self.members[**p].label == *got).count();
-            }
-            if best.1.is_none_or(|most| hits > most) {
-                best = (decay, Some(hits));
+        let mut hits = vec![0; options.weight_decays.len()];
+        for fold in 0..tried {
+            let (asked, learned): (Vec<usize>, Vec<usize>) =
+                (0..self.members.len()).partition(|p| self.members[*p].rank % folds == fold);
+            let (rows, labels) = self.rows(&learned)?;
+            let (asked, truth) = self.rows(&asked)?;
+            let mut model = Model::zero(self.features.dim(), self.classes);
+            for (hits, &decay) in hits.iter_mut().zip(&options.weight_decays) {
+                // Each decay goes on where the stronger one before it ended.
+                model = model.fit(&rows, &labels, decay, options.iterations)?.0;
+                *hits += model.predict(&asked)?.iter().zip(&truth).filter(|(a, b)| a == b).count();
             }
         }
-        Ok(best.0)
+        let most = hits.iter().max().copied().unwrap_or(0);
+        let best = hits.iter().zip(&options.weight_decays).find(|(h, _)| **h == most);
+        Ok(best.map_or(DECAY_OF_ONE, |b| *b.1))
     }
 }
 

@@ -82,8 +82,17 @@ impl RetainLast for Vec<MetricRow> {
 
 /// `(epoch, value)` of the step rows that have a finite value.
 pub(super) fn series(rows: &[MetricRow], value: impl Fn(&MetricRow) -> Option<f64>) -> Vec<(f64, f64)> {
+    series_of(rows, "step", value)
+}
+
+/// The same of the rows of a kind.
+pub(super) fn series_of(
+    rows: &[MetricRow],
+    kind: &str,
+    value: impl Fn(&MetricRow) -> Option<f64>,
+) -> Vec<(f64, f64)> {
     let point = |r: &MetricRow| value(r).filter(|v| v.is_finite()).map(|v| (r.epoch, v));
-    rows.iter().filter(|r| r.kind == "step").filter_map(point).collect()
+    rows.iter().filter(|r| r.kind == kind).filter_map(point).collect()
 }
 
 /// Median of the last tenth of a series, at least of its last value.

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use super::contact::{ContactRow, ViewExample};
 use super::html::{STYLE, escape, number};
+use super::map::Map;
 use super::metrics::{MetricRow, final_value, series};
 use super::sections::{curves, evaluation, neighbours, reproduce, views};
 use super::verdict::{Verdict, verdict};
+use crate::doctor::Checkup;
 use crate::eval::{EvalTable, Metric};
 
 /// Everything a report tells.
@@ -28,6 +30,10 @@ pub struct ReportInput<'a> {
     pub contact_sheet: &'a [ContactRow],
     /// Pictures with their views.
     pub views: &'a [ViewExample],
+    /// The embedding as a map.
+    pub map: Map,
+    /// The check-up of the pictures.
+    pub checkup: Option<&'a Checkup>,
 }
 
 /// The report as one HTML file: no script, nothing from outside.
@@ -44,10 +50,12 @@ pub fn render(input: &ReportInput<'_>) -> String {
     page.push_str(&head(&title, &verdict));
     page.push_str(&tiles(input));
     for section in [
-        curves(input.metrics),
         input.eval.map_or_else(String::new, evaluation),
         neighbours(input.contact_sheet),
+        super::map::section(&input.map),
+        curves(input.metrics),
         views(input.views),
+        super::pictures::section(input.checkup),
         reproduce(input),
     ] {
         page.push_str(&section);
@@ -148,6 +156,7 @@ mod tests {
             eval: Some(&table),
             contact_sheet: &sheet,
             views: &views,
+            ..ReportInput::default()
         });
         assert!(!html.contains("<script") && !html.contains("<b>cat</b>") && !html.contains("\"<x>\""));
         assert!(!html.contains("http://") && !html.contains("https://"), "nothing from outside");

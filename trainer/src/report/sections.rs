@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::chart::Chart;
 use super::contact::{ContactRow, Thumbnail, ViewExample};
 use super::html::{data_uri, escape, number};
-use super::metrics::{MetricRow, series};
+use super::metrics::{MetricRow, series, series_of};
 use super::page::ReportInput;
-use crate::eval::{EvalRow, EvalTable, Metric};
+use crate::eval::{Comparison, EvalRow, EvalTable, Metric};
 
 /// Loss, spread, schedules and speed by epoch.
 pub(super) fn curves(metrics: &[MetricRow]) -> String {
@@ -26,9 +26,36 @@ pub(super) fn curves(metrics: &[MetricRow]) -> String {
     if drawn.is_empty() {
         return String::new();
     }
+    let verdicts = verdicts(metrics);
     format!(
         "<section>\n<h2>Curves</h2>\n<p class=\"soft small\">By epoch. A pale band is the range of the steps that a point averages. \
-         A representation std near 0 means that all pictures get the same vector.</p>\n<div class=\"charts\">{drawn}</div>\n</section>\n"
+         A representation std near 0 means that all pictures get the same vector.</p>\n<div class=\"charts\">{drawn}</div>{verdicts}\n</section>\n"
+    )
+}
+
+/// What was measured without labels on watched pictures while it trained.
+fn verdicts(metrics: &[MetricRow]) -> String {
+    type Field = fn(&MetricRow) -> Option<f64>;
+    let charts: [(&str, Field, Option<f64>); 5] = [
+        ("View retrieval", |r| r.view_retrieval, Some(0.0)),
+        ("Effective rank", |r| r.effective_rank, Some(0.0)),
+        ("Representation std", |r| r.representation_std, Some(0.0)),
+        ("Alignment", |r| r.alignment, Some(0.0)),
+        ("Uniformity", |r| r.uniformity, None),
+    ];
+    let drawn: String = charts
+        .into_iter()
+        .map(|(title, field, include)| {
+            Chart { title, series: &series_of(metrics, "verdict", field), include }.render()
+        })
+        .collect();
+    if drawn.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<h3>Without labels, on pictures watched during training</h3>\n<p class=\"soft small\">View retrieval: share of views whose nearest other view is \
+         of the same picture. Effective rank: dimensions in use (RankMe). Alignment: mean squared distance of two views of a picture, less is \
+         better. Uniformity: less is more evenly spread.</p>\n<div class=\"charts\">{drawn}</div>"
     )
 }
 
@@ -37,7 +64,7 @@ pub(super) fn evaluation(table: &EvalTable) -> String {
     let mut out = format!(
         "<section>\n<h2>Evaluation</h2>\n<p class=\"soft small\">{}: {} train and {} test pictures of {} classes; {}. \
          Share of test pictures whose class is found, with its 95 % interval; training saw no labels.</p>\n<div class=\"scroll\"><table>\
-         <tr><th>subject</th><th>metric</th><th class=\"num\">top-1 %</th><th class=\"num\">95 % interval</th><th></th></tr>",
+         <tr><th>subject</th><th>metric</th><th class=\"num\">top-1 %</th><th class=\"num\">95 % interval</th><th class=\"num\">ahead by</th><th></th></tr>",
         escape(&table.dataset),
         number(table.train_pictures as f64),
         number(table.test_pictures as f64),
@@ -48,6 +75,12 @@ pub(super) fn evaluation(table: &EvalTable) -> String {
         out.push_str(&figure_row(table, row));
     }
     out.push_str("</table></div>\n");
+    if !table.comparisons.is_empty() {
+        out.push_str(
+            "<p class=\"soft small\">Ahead by: points that this encoder is above that row, with the 95 % interval of the difference on the same test \
+             pictures (paired bootstrap). HOG with a linear probe stands for hand-made features.</p>\n",
+        );
+    }
     out.push_str(&spread(table));
     out.push_str(&classes(table));
     let _ = write!(
@@ -66,12 +99,23 @@ fn figure_row(table: &EvalTable, row: &EvalRow) -> String {
         .remark()
         .map_or_else(String::new, |n| format!(" <span class=\"soft small\">({})</span>", escape(&n)));
     format!(
-        "<tr{}><td>{}</td><td>{}{note}</td><td class=\"num\">{:.2}</td><td class=\"num soft\">{low:.2} – {high:.2}</td><td>{}</td></tr>",
+        "<tr{}><td>{}</td><td>{}{note}</td><td class=\"num\">{:.2}</td><td class=\"num soft\">{low:.2} – {high:.2}</td><td class=\"num\">{}</td><td>{}</td></tr>",
         if row.baseline { "" } else { " class=\"own\"" },
         escape(&row.subject),
         escape(&table.metric_label(row.metric)),
         row.value * 100.0,
+        table.comparison(row).map_or_else(String::new, ahead),
         bar(row.value, row.interval)
+    )
+}
+
+/// A difference with its interval, coloured where it is clear.
+fn ahead(c: &Comparison) -> String {
+    let class = ["behind", "soft", "ahead"][(c.sign() + 1) as usize];
+    let [low, high] = c.interval.map(|v| v * 100.0);
+    format!(
+        "<b class=\"{class}\">{:+.1}</b> <span class=\"soft small\">{low:+.1} to {high:+.1}</span>",
+        c.difference * 100.0
     )
 }
 

@@ -18,6 +18,19 @@ pub fn encode_picture(picture: PictureRef<'_>) -> Option<Vec<u8>> {
     encode(image)
 }
 
+/// A picture as a square JPEG of `side` pixels, its middle cut out.
+#[must_use]
+pub fn encode_small(picture: PictureRef<'_>, side: u32) -> Option<Vec<u8>> {
+    let image = RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.rgb.to_vec())?;
+    let shorter = image.width().min(image.height());
+    let (left, top) = ((image.width() - shorter) / 2, (image.height() - shorter) / 2);
+    let square = image::imageops::crop_imm(&image, left, top, shorter, shorter).to_image();
+    let small = image::imageops::resize(&square, side, side, FilterType::Triangle);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    small.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 75)).ok()?;
+    Some(bytes.into_inner())
+}
+
 /// A rendered view `[size, size, 3]` with its normalisation undone.
 #[must_use]
 pub fn encode_view(view: &[f32], size: usize, mean: [f32; 3], std: [f32; 3]) -> Option<Vec<u8>> {
@@ -57,6 +70,14 @@ mod tests {
         let jpeg = encode_picture(PictureRef::new(300, 600, &large).unwrap()).unwrap();
         let back = image::load_from_memory(&jpeg).unwrap();
         assert_eq!((back.width(), back.height()), (112, 56));
+    }
+
+    #[test]
+    fn map_pictures_are_small_squares() {
+        let rgb: Vec<u8> = (0..300 * 100 * 3).map(|i| (i / 7) as u8).collect();
+        let jpeg = encode_small(PictureRef::new(100, 300, &rgb).unwrap(), 48).unwrap();
+        let back = image::load_from_memory(&jpeg).unwrap();
+        assert_eq!((back.width(), back.height()), (48, 48));
     }
 
     #[test]

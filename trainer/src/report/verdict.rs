@@ -116,6 +116,9 @@ fn judge_figures(verdict: &mut Verdict, table: &EvalTable) {
         best.value * 100.0
     );
     verdict.add(level, text);
+    if let Some(answer) = &table.answer {
+        verdict.reasons.push(answer.text.clone());
+    }
 }
 
 #[cfg(test)]
