@@ -21,6 +21,7 @@ pub mod nn;
 pub mod optim;
 pub mod plan;
 pub mod preset;
+pub mod refresh;
 pub mod report;
 pub mod run;
 pub mod torchvision;

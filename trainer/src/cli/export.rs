@@ -1,9 +1,10 @@
 //! `latentd-trainer export RUN`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use latentd_model::{DataFingerprint, EvaluationFigure, Training};
 
+use super::refresh::Current;
 use super::subject::{TrainedRun, Which, Whiten};
 use super::{command_line, report};
 use crate::data::scan;
@@ -12,6 +13,11 @@ use crate::eval::EvalTable;
 use crate::export::{Export, export};
 use crate::nn::weights::Weights;
 use crate::run::rfc3339;
+
+/// What pictures are unless somebody says more.
+const DATA: &str = "own pictures, without labels";
+/// Weights are their owner's unless somebody says otherwise.
+const LICENCE: &str = "LicenseRef-proprietary";
 
 /// Write a run's encoder as an artefact that `latentd serve` loads.
 #[derive(Debug, clap::Args)]
@@ -39,10 +45,10 @@ pub struct Args {
     #[arg(long)]
     no_weights: bool,
     /// What the pictures trained on are, for a person.
-    #[arg(long, default_value = "own pictures, without labels")]
+    #[arg(long, default_value = DATA)]
     data: String,
     /// Licence of the weights, as SPDX.
-    #[arg(long, default_value = "LicenseRef-proprietary")]
+    #[arg(long, default_value = LICENCE)]
     licence: String,
     /// Source commit of the trainer, for the record.
     #[arg(long)]
@@ -50,6 +56,23 @@ pub struct Args {
 }
 
 impl Args {
+    /// The next version of the current encoder.
+    pub fn next(run: PathBuf, name: &str, version: u32, models: &Path, current: &Current) -> Self {
+        Self {
+            run,
+            name: name.to_owned(),
+            version: Some(version),
+            models: models.to_owned(),
+            pictures: None,
+            whiten: Whiten::default(),
+            which: Which::default(),
+            no_weights: false,
+            data: current.data.clone().unwrap_or_else(|| DATA.to_owned()),
+            licence: current.licence.clone().unwrap_or_else(|| LICENCE.to_owned()),
+            commit: None,
+        }
+    }
+
     /// Exports, and says what was checked.
     pub fn run(self) -> anyhow::Result<()> {
         latentd_model::runtime::init(None)?;

@@ -3,11 +3,13 @@
 mod bench;
 mod doctor;
 mod eval;
+mod exit;
 mod export;
 mod machine;
 mod overrides;
 mod pictures;
 mod progress;
+mod refresh;
 mod report;
 mod resume;
 mod subject;
@@ -38,6 +40,7 @@ enum Command {
     Eval(eval::Args),
     Export(export::Args),
     Report(report::Args),
+    Refresh(Box<refresh::Args>),
     Bench(bench::Args),
 }
 
@@ -58,7 +61,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            error.downcast_ref::<exit::Exit>().map_or(ExitCode::FAILURE, |exit| ExitCode::from(exit.code))
         }
     }
 }
@@ -81,6 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Refresh(args) => args.run(),
         Command::Bench(args) => args.run(),
     }
 }

@@ -92,6 +92,11 @@ impl Overrides {
         set(&mut config.seed, &self.seed);
     }
 
+    /// So many epochs, unless the person said otherwise.
+    pub fn default_epochs(&mut self, epochs: Option<usize>) {
+        self.epochs = self.epochs.or(epochs);
+    }
+
     /// Which values were given by hand.
     pub fn fixed(&self) -> Fixed {
         Fixed {

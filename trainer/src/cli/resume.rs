@@ -21,6 +21,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// For a run whose pictures are where they were.
+    pub fn of(run: PathBuf, machine: Machine) -> Self {
+        Self { run, pictures: None, machine }
+    }
+
     /// Reads checkpoint and pictures and trains on.
     pub fn run(self) -> anyhow::Result<()> {
         let (run, info) = RunDir::open(&self.run)?;

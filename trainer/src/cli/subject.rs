@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::PictureCache;
 use crate::encode::PictureEncoder;
 use crate::eval::Subject;
+use crate::eval::compare::RANDOM;
 use crate::export::eval_preprocess;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::weights::Weights;
@@ -18,8 +19,6 @@ use crate::whiten::{WhitenError, Whitening};
 
 /// How the encoder in question is called in tables.
 pub const THIS: &str = "this encoder";
-/// How the same network with random weights is called.
-pub const RANDOM: &str = "random initialisation";
 
 /// Pictures embedded at a time.
 const EMBED_BATCH: usize = 256;
@@ -159,7 +158,7 @@ impl Evaluated {
 const WHITEN_PICTURES: usize = 20_000;
 
 /// How the last step of an encoder is fitted.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Whiten {
     /// Leaves the representation as it is, without whitening.
     #[arg(long)]

@@ -58,6 +58,20 @@ pub struct Args {
 }
 
 impl Args {
+    /// A run that goes on from what there is, with new pictures.
+    pub fn going_on(
+        pictures: &Path,
+        out: PathBuf,
+        init: &Path,
+        hours: Option<f64>,
+        overrides: Overrides,
+        machine: Machine,
+    ) -> Self {
+        let (pictures, init) = (pictures.to_owned(), Some(init.to_owned()));
+        let (config, preset, plan_only, json) = (None, None, false, false);
+        Self { pictures, out, config, preset, hours, plan_only, json, init, overrides, machine }
+    }
+
     /// Reads the pictures, plans and trains.
     pub fn run(self) -> anyhow::Result<()> {
         if let Some(hours) = self.hours {

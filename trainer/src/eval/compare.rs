@@ -9,6 +9,9 @@ use crate::data::random::{Purpose, below, stream};
 /// Resamples of the test pictures.
 const RESAMPLES: u64 = 2000;
 
+/// How the same network with random weights is called.
+pub const RANDOM: &str = "random initialisation";
+
 /// How far the encoder in question is ahead of another subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -140,15 +143,17 @@ pub fn answer(table: &EvalTable) -> Option<Answer> {
         Helped::No => "Training did not clearly help",
     };
     let mut text = format!("{lead}: {}.", parts.join("; "));
-    if let Some(rival) = rival {
+    for beside in [Some(RANDOM), rival].into_iter().flatten() {
         let one = |c: &Comparison| {
             let name = if c.metric == Metric::KnnTop1 { "kNN" } else { "linear probe" };
             format!("{name} {}{}", c.words(), if c.sign() == 0 { " (not clear)" } else { "" })
         };
         let known = [Metric::KnnTop1, Metric::LinearTop1];
-        let found = table.comparisons.iter().filter(|c| c.other == rival && known.contains(&c.metric));
+        let found = table.comparisons.iter().filter(|c| c.other == beside && known.contains(&c.metric));
         let found: Vec<String> = found.map(one).collect();
-        text += &format!(" Beside {rival}: {}.", found.join(", "));
+        if !found.is_empty() {
+            text += &format!(" Beside {beside}: {}.", found.join(", "));
+        }
     }
     Some(Answer { helped, text })
 }

@@ -51,7 +51,10 @@ impl<'a> Subject<'a> {
     }
 
     /// One embedding for each picture.
-    pub(super) fn embed(&mut self, pictures: &[Pixels]) -> Result<Vec<Embedding>, EvalError> {
+    ///
+    /// # Errors
+    /// Its own error, or another number of vectors than pictures.
+    pub fn embed(&mut self, pictures: &[Pixels]) -> Result<Vec<Embedding>, EvalError> {
         let failed = |source| EvalError::Embed { subject: self.name.clone(), source };
         let embeddings = (self.embed)(pictures).map_err(failed)?;
         if embeddings.len() != pictures.len() {

@@ -6,6 +6,7 @@ mod budget;
 mod doctor;
 mod end_to_end;
 mod init;
+mod refresh;
 mod resume;
 mod support;
 mod watch;
