@@ -1,7 +1,8 @@
 //! The embedding as a map: pictures that the encoder finds alike lie close together.
 //!
 //! Two principal components are the beginning; t-SNE (van der Maaten, "Accelerating t-SNE using Tree-Based Algorithms",
-//! 2014, by the crate bhtsne) then spreads the neighbourhoods out. Nothing in it is random.
+//! 2014, by the crate bhtsne) then spreads the neighbourhoods out. Its sums depend on the threads, so that the same vectors
+//! give maps that differ in their details.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -215,14 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn groups_stay_together_and_nothing_is_random() {
+    fn groups_stay_together() {
         let features = clouds(240);
         let rgb = [200u8; 48];
         let draw =
             |class: fn(usize) -> Option<String>| map(&features, |_| PictureRef::new(4, 4, &rgb), class);
         let drawn = draw(|i| Some(format!("class {}", i % 3)));
         assert!(drawn.tsne && drawn.classes.len() == 3 && !drawn.pictures.is_empty());
-        assert_eq!(drawn.points, draw(|i| Some(format!("class {}", i % 3))).points);
         // The nearest point on the map is of the same group for nearly all.
         let near = |i: usize| {
             let away = |j: &usize| {
