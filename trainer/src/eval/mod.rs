@@ -11,6 +11,7 @@ pub mod hog;
 pub mod knn;
 pub mod lbfgs;
 pub mod machine;
+mod print;
 pub mod probe;
 pub mod spread;
 pub mod subject;

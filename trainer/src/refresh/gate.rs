@@ -69,7 +69,7 @@ pub fn decide(evidence: &Evidence, accept: Accept, min_overlap: Option<f64>) -> 
     );
     let refuse = |why: String| Decision { accepted: false, reason: why };
     let [std, _] = evidence.std;
-    if !(std >= COLLAPSED_STD) {
+    if std.is_nan() || std < COLLAPSED_STD {
         return refuse(format!("it has collapsed: representation std {std:.3}"));
     }
     let [rank, before] = evidence.effective_rank;

@@ -8,6 +8,9 @@ use crate::data::PictureCache;
 use crate::data::random::{Purpose, stream};
 use crate::eval::{EvalError, Features, neighbours, spread};
 
+/// Embeds pictures of an encoder's size.
+pub type Embed<'a> = &'a mut dyn FnMut(&[Pixels]) -> Result<Vec<Embedding>, EvalError>;
+
 /// Neighbours that are compared.
 const NEIGHBOURS: usize = 10;
 
@@ -54,11 +57,7 @@ impl ViewsOf {
     ///
     /// # Errors
     /// What `embed` says, or too few pictures.
-    pub fn measure(
-        &self,
-        preprocess: &Preprocess,
-        embed: &mut dyn FnMut(&[Pixels]) -> Result<Vec<Embedding>, EvalError>,
-    ) -> Result<LabelFree, EvalError> {
+    pub fn measure(&self, preprocess: &Preprocess, embed: Embed<'_>) -> Result<LabelFree, EvalError> {
         let mut of = |views: &[Pixels]| {
             let squash = Preprocess::squash(preprocess.height, preprocess.width, Filter::Bicubic);
             let sized: Result<Vec<Pixels>, _> = views.iter().map(|v| squash.apply(v)).collect();
