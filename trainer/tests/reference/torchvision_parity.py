@@ -59,7 +59,7 @@ def cosine(trainer: str, pictures: pathlib.Path, arch: str) -> float:
 
 
 if __name__ == "__main__":
-    for arch in ("resnet18", "resnet34", "resnet50"):
+    for arch in sys.argv[3:] or ("resnet18", "resnet34", "resnet50"):
         found = cosine(sys.argv[1], pathlib.Path(sys.argv[2]), arch)
         print(f"{arch}: cosine {found:.7f}")
         assert found > 0.99999, arch
