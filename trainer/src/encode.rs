@@ -7,6 +7,7 @@ use latentd_model::{Embedding, Pixels};
 use crate::nn::buffer::Pool;
 use crate::nn::config::EncoderConfig;
 use crate::nn::differentiable::Differentiable;
+use crate::nn::kernels::precision::Precision;
 use crate::nn::layout::Layout;
 use crate::nn::resnet::ResNet;
 use crate::nn::unit::{Mode, State};
@@ -47,7 +48,9 @@ pub enum EncodeError {
 impl PictureEncoder {
     /// An encoder from its configuration and weights (which may hold more).
     pub fn new(config: &EncoderConfig, weights: &Weights) -> Result<Self, EncodeError> {
-        let net = ResNet::new(config)?;
+        // What was trained in bfloat16 is measured and exported in f32, as it will be served.
+        let precision = config.precision.min(Precision::High);
+        let net = ResNet::new(&EncoderConfig { precision, ..config.clone() })?;
         let params = net.params().flatten(weights)?;
         let statistics = net.statistics().flatten(weights)?;
         let whitening = Whitening::of(weights, config.dim());

@@ -48,11 +48,13 @@ struct Case {
     heads: HeadConfig,
     batch: usize,
     accumulate: usize,
+    /// What rounding may do beyond the usual: few pixels a norm and many layers multiply it.
+    slack: f64,
 }
 
 /// A step on both, and a second one whose loss is compared: (device, CPU) after the first.
 fn step(case: &Case, precision: Precision) -> Option<(Snapshot, Snapshot)> {
-    let Case { encoder, heads, batch, accumulate } = case;
+    let Case { encoder, heads, batch, accumulate, slack } = case;
     let online = random_weights(encoder, *heads, 3);
     let mut target = online.clone();
     target.0.values_mut().filter(|t| t.shape.len() > 1).for_each(|t| t.data.reverse());
@@ -68,7 +70,7 @@ fn step(case: &Case, precision: Precision) -> Option<(Snapshot, Snapshot)> {
         let expected = cpu.step(&a, &b, settings).unwrap();
         assert_eq!(found.len(), 1);
         // A step multiplies what rounding left in a gradient.
-        let bound = if precision == Precision::Bf16 { 5e-2 } else { [1e-5, 1e-2][step as usize] };
+        let bound = if precision == Precision::Bf16 { 5e-2 } else { slack * [1e-5, 5e-3][step as usize] };
         let near = |f: f64, e: f64| (f - e).abs() <= bound * e.abs().max(0.1);
         assert!(near(found[0].loss, expected.loss), "step {step} {found:?} {expected:?}");
         let spread = (found[0].representation_std, expected.representation_std);
@@ -87,33 +89,33 @@ fn assert_equal(case: &Case) {
     ] {
         let (error, name) = worst(found, expected);
         println!("{what}: worst is {name}, relative error {error:.1e}");
-        assert!(error < 1e-3, "{what} {name}: relative error {error:.1e}");
+        assert!(error < case.slack * 1e-3, "{what} {name}: relative error {error:.1e}");
     }
 }
 
 #[test]
 fn steps_of_a_small_picture_resnet_are_the_cpus() {
     let encoder = encoder(Arch::Resnet18, 0.125, 16);
-    assert_equal(&Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1 });
+    assert_equal(&Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1, slack: 1.0 });
 }
 
 #[test]
 fn steps_of_a_large_picture_resnet_are_the_cpus() {
     let encoder = encoder(Arch::Resnet50, 0.125, 66);
-    assert_equal(&Case { encoder, heads: HeadConfig::new(30, 17), batch: 4, accumulate: 1 });
+    assert_equal(&Case { encoder, heads: HeadConfig::new(30, 17), batch: 4, accumulate: 1, slack: 10.0 });
 }
 
 #[test]
 fn accumulated_gradients_are_the_cpus() {
     let encoder = encoder(Arch::Resnet34, 0.125, 16);
     let heads = HeadConfig { predictor: false, ..HeadConfig::new(32, 16) };
-    assert_equal(&Case { encoder, heads, batch: 8, accumulate: 2 });
+    assert_equal(&Case { encoder, heads, batch: 8, accumulate: 2, slack: 1.0 });
 }
 
 #[test]
 fn bf16_steps_stay_near_the_cpus() {
     let encoder = encoder(Arch::Resnet18, 0.125, 16);
-    let case = Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1 };
+    let case = Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1, slack: 1.0 };
     let Some((found, expected)) = step(&case, Precision::Bf16) else { return };
     let flat = |w: &Weights, prefix: &str| -> Vec<f64> {
         let arrays = w.0.iter().filter(|(name, _)| name.starts_with(prefix));
