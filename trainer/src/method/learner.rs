@@ -3,7 +3,7 @@
 use super::byol::{Byol, HeadConfig, Snapshot, StepReport, StepSettings};
 use super::part::PartError;
 use crate::device::Place;
-use crate::nn::config::EncoderConfig;
+use crate::nn::config::{EncoderConfig, Norm};
 use crate::nn::weights::Weights;
 use crate::optim::lars::LarsConfig;
 
@@ -98,6 +98,10 @@ impl Learner for Byol {
 /// convolution first.
 #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only a GPU is tuned"))]
 pub fn open(place: Place, tune: bool, start: &Start) -> Result<Box<dyn Learner>, LearnerError> {
+    if place != Place::Cpu && start.encoder.norm != Norm::Batch {
+        let reason = "gn-ws is trained on the CPU only so far: use --device cpu, or --norm batch".into();
+        return Err(LearnerError::Device { place, reason });
+    }
     match place {
         Place::Cpu => {
             Ok(Box::new(Byol::new(start.encoder, start.heads, start.lars, start.online, start.target)?))
@@ -109,5 +113,25 @@ pub fn open(place: Place, tune: bool, start: &Start) -> Result<Box<dyn Learner>,
             let reason = "this program was built without `--features cuda`".into();
             Err(LearnerError::Device { place, reason })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::method::byol::random_weights;
+    use crate::nn::config::Arch;
+
+    #[test]
+    fn what_a_gpu_cannot_train_is_refused_with_a_way_out() {
+        let encoder = EncoderConfig { norm: Norm::GnWs, ..EncoderConfig::new(Arch::Resnet18, 0.125, 16) };
+        let heads = HeadConfig::new(16, 8);
+        let online = random_weights(&encoder, heads, 1);
+        let lars = LarsConfig::default();
+        let start = Start { encoder: &encoder, heads, lars, online: &online, target: None };
+        let error = open(Place::Cuda(0), false, &start).err().unwrap();
+        assert!(error.to_string().contains("--device cpu"), "{error}");
+        assert!(open(Place::Cpu, false, &start).is_ok());
     }
 }
