@@ -108,9 +108,8 @@ impl Watcher {
             let (representations, projections) = encode(&views)?;
             for (kind, rows) in [representations, projections].into_iter().enumerate() {
                 let dim = rows.len() / self.rows;
-                for view in 0..2 {
-                    let start = view * half * dim;
-                    found[kind][view].extend_from_slice(&rows[start..start + pictures.len() * dim]);
+                for (found, rows) in found[kind].iter_mut().zip(rows.chunks_exact(half * dim)) {
+                    found.extend_from_slice(&rows[..pictures.len() * dim]);
                 }
             }
         }

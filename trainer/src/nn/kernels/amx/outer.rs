@@ -80,8 +80,8 @@ impl<'a> Outer<'a> {
         MAPS.with_borrow_mut(|(left, right)| {
             for first in units.clone().step_by(chunk) {
                 let chunk = first..(first + chunk).min(units.end);
-                // SAFETY: the caller's promise.
                 let fresh = fresh && first == units.start;
+                // SAFETY: the caller's promise.
                 unsafe { Chunk::new(self, chunk, left, right).run(panels.clone(), dw, fresh) }
             }
         });
