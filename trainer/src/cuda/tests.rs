@@ -4,7 +4,7 @@
 use super::byol::DeviceByol;
 use super::host::Host;
 use crate::device::Precision;
-use crate::method::byol::{Byol, HeadConfig, Snapshot, StepSettings, random_weights};
+use crate::method::byol::{Byol, HeadConfig, Snapshot, StepReport, StepSettings, random_weights};
 use crate::method::learner::Start;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::kernels::precision;
@@ -48,75 +48,93 @@ struct Case {
     heads: HeadConfig,
     batch: usize,
     accumulate: usize,
-    /// What rounding may do beyond the usual: few pixels a norm and many layers multiply it.
-    slack: f64,
 }
 
-/// A step on both, and a second one whose loss is compared: (device, CPU) after the first.
-fn step(case: &Case, precision: Precision) -> Option<(Snapshot, Snapshot)> {
-    let Case { encoder, heads, batch, accumulate, slack } = case;
-    let online = random_weights(encoder, *heads, 3);
+/// What a step gave: its loss, its spread and all arrays.
+type Outcome = (StepReport, Snapshot);
+
+/// A step on the device and two on the CPU, all from `from`: (device, CPU, CPU with views that are off
+/// by what rounding does).
+fn step(case: &Case, precision: Precision, from: &Snapshot, seed: u32) -> Option<[Outcome; 3]> {
+    let Case { encoder, heads, batch, accumulate } = case;
+    let start =
+        Start { encoder, heads: *heads, lars: LARS, online: &from.online, target: Some(&from.target) };
+    let settings = StepSettings { accumulate: *accumulate, ..SETTINGS };
+    let pixels = batch * encoder.image_size * encoder.image_size * 3;
+    let (a, b) = (values(pixels, seed), values(pixels, seed + 1));
+    let off = |view: &[f32]| -> Vec<f32> {
+        view.iter().zip(values(pixels, 99)).map(|(v, noise)| v * (1.0 + 5e-7 * noise)).collect()
+    };
+    let mut device = DeviceByol::new(Host::new(precision)?, &start).unwrap();
+    device.restore_velocity(&from.velocity).unwrap();
+    let reports = device.step(&a, &b, settings).unwrap();
+    assert_eq!(reports.len(), 1);
+    let cpu = |a: &[f32], b: &[f32]| {
+        let mut cpu = Byol::new(encoder, *heads, LARS, &from.online, Some(&from.target)).unwrap();
+        cpu.restore_velocity(&from.velocity).unwrap();
+        (cpu.step(a, b, settings).unwrap(), cpu.snapshot().unwrap())
+    };
+    Some([(reports[0], device.snapshot().unwrap()), cpu(&a, &b), cpu(&off(&a), &off(&b))])
+}
+
+/// Random networks, the optimiser at rest.
+fn at_rest(case: &Case) -> Snapshot {
+    let online = random_weights(&case.encoder, case.heads, 3);
     let mut target = online.clone();
     target.0.values_mut().filter(|t| t.shape.len() > 1).for_each(|t| t.data.reverse());
-    let start = Start { encoder, heads: *heads, lars: LARS, online: &online, target: Some(&target) };
-    let mut device = DeviceByol::new(Host::new(precision)?, &start).unwrap();
-    let mut cpu = Byol::new(encoder, *heads, LARS, &online, Some(&target)).unwrap();
-    let settings = StepSettings { accumulate: *accumulate, ..SETTINGS };
-    let mut snapshots = None;
-    for step in 0..2 {
-        let pixels = batch * encoder.image_size * encoder.image_size * 3;
-        let (a, b) = (values(pixels, 2 * step), values(pixels, 2 * step + 1));
-        let found = device.step(&a, &b, settings).unwrap();
-        let expected = cpu.step(&a, &b, settings).unwrap();
-        assert_eq!(found.len(), 1);
-        // A step multiplies what rounding left in a gradient.
-        let bound = if precision == Precision::Bf16 { 5e-2 } else { slack * [1e-5, 5e-3][step as usize] };
-        let near = |f: f64, e: f64| (f - e).abs() <= bound * e.abs().max(0.1);
-        assert!(near(found[0].loss, expected.loss), "step {step} {found:?} {expected:?}");
-        let spread = (found[0].representation_std, expected.representation_std);
-        assert!(near(spread.0, spread.1), "step {step} {found:?} {expected:?}");
-        snapshots = snapshots.or(Some((device.snapshot().unwrap(), cpu.snapshot().unwrap())));
-    }
-    snapshots
+    let byol = Byol::new(&case.encoder, case.heads, LARS, &online, Some(&target)).unwrap();
+    byol.snapshot().unwrap()
 }
 
+/// Two steps, the second from where the CPU's first one ended, are the CPU's as nearly as its own are
+/// when its views are off by a rounding: behind a ReLU a bit can decide whether a gradient passes.
 fn assert_equal(case: &Case) {
-    let Some((found, expected)) = step(case, Precision::F32) else { return };
-    for (what, found, expected) in [
-        ("online", &found.online, &expected.online),
-        ("target", &found.target, &expected.target),
-        ("velocity", &found.velocity, &expected.velocity),
-    ] {
-        let (error, name) = worst(found, expected);
-        println!("{what}: worst is {name}, relative error {error:.1e}");
-        assert!(error < case.slack * 1e-3, "{what} {name}: relative error {error:.1e}");
+    let mut from = at_rest(case);
+    for seed in [0, 2] {
+        let Some([device, cpu, rounded]) = step(case, Precision::F32, &from, seed) else { return };
+        let relative = |f: f64, e: f64| (f - e).abs() / e.abs().max(0.1);
+        assert!(relative(device.0.loss, cpu.0.loss) < 1e-4, "{:?} {:?}", device.0, cpu.0);
+        let spread = relative(device.0.representation_std, cpu.0.representation_std);
+        assert!(spread < 1e-4, "{:?} {:?}", device.0, cpu.0);
+        let parts = |of: &Snapshot| [of.online.clone(), of.target.clone(), of.velocity.clone()];
+        let (device, cpu, rounded) = (parts(&device.1), parts(&cpu.1), parts(&rounded.1));
+        for (i, what) in ["online", "target", "velocity"].into_iter().enumerate() {
+            let (error, name) = worst(&device[i], &cpu[i]);
+            let (own, _) = worst(&rounded[i], &cpu[i]);
+            println!("{what}: {name} is off by {error:.1e}; the CPU's own by {own:.1e}");
+            assert!(error < (10.0 * own).clamp(1e-3, 0.2), "{what} {name}: {error:.1e}, {own:.1e}");
+        }
+        let [online, target, velocity] = cpu;
+        from = Snapshot { online, target, velocity };
     }
 }
 
 #[test]
 fn steps_of_a_small_picture_resnet_are_the_cpus() {
     let encoder = encoder(Arch::Resnet18, 0.125, 16);
-    assert_equal(&Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1, slack: 1.0 });
+    assert_equal(&Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1 });
 }
 
 #[test]
 fn steps_of_a_large_picture_resnet_are_the_cpus() {
     let encoder = encoder(Arch::Resnet50, 0.125, 66);
-    assert_equal(&Case { encoder, heads: HeadConfig::new(30, 17), batch: 4, accumulate: 1, slack: 10.0 });
+    assert_equal(&Case { encoder, heads: HeadConfig::new(30, 17), batch: 4, accumulate: 1 });
 }
 
 #[test]
 fn accumulated_gradients_are_the_cpus() {
     let encoder = encoder(Arch::Resnet34, 0.125, 16);
     let heads = HeadConfig { predictor: false, ..HeadConfig::new(32, 16) };
-    assert_equal(&Case { encoder, heads, batch: 8, accumulate: 2, slack: 1.0 });
+    assert_equal(&Case { encoder, heads, batch: 8, accumulate: 2 });
 }
 
 #[test]
 fn bf16_steps_stay_near_the_cpus() {
     let encoder = encoder(Arch::Resnet18, 0.125, 16);
-    let case = Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1, slack: 1.0 };
-    let Some((found, expected)) = step(&case, Precision::Bf16) else { return };
+    let case = Case { encoder, heads: HeadConfig::new(32, 16), batch: 8, accumulate: 1 };
+    let Some([found, expected, _]) = step(&case, Precision::Bf16, &at_rest(&case), 0) else { return };
+    assert!((found.0.loss / expected.0.loss - 1.0).abs() < 5e-2, "{:?} {:?}", found.0, expected.0);
+    let (found, expected) = (found.1, expected.1);
     let flat = |w: &Weights, prefix: &str| -> Vec<f64> {
         let arrays = w.0.iter().filter(|(name, _)| name.starts_with(prefix));
         arrays.flat_map(|(_, t)| &t.data).map(|v| f64::from(*v)).collect()
