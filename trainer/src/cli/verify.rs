@@ -24,7 +24,8 @@ struct Bounds {
 /// bf16 update turns visibly; the loss does not move much.
 fn bounds(precision: Precision) -> Bounds {
     match precision {
-        Precision::Highest => Bounds { loss: 1e-4, update: 1e-4, networks: 1e-6 },
+        // A bit behind a ReLU decides whether a gradient passes: one rounding turns a deep network's by 1e-3.
+        Precision::Highest => Bounds { loss: 1e-4, update: 5e-3, networks: 1e-6 },
         Precision::High => Bounds { loss: 5e-3, update: 2e-2, networks: 1e-4 },
         Precision::Medium => Bounds { loss: 3e-2, update: 0.2, networks: 1e-3 },
     }
