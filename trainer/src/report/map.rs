@@ -18,6 +18,8 @@ const PERPLEXITY: f32 = 30.0;
 const EPOCHS: usize = 750;
 /// Accuracy of the tree: the paper's value.
 const THETA: f32 = 0.5;
+/// One place in so many at each end may lie outside the map.
+const STRAYS: usize = 80;
 /// Cells of the map in each direction; at most one picture is shown in each.
 const GRID: usize = 20;
 /// Pixels of a picture on the map.
@@ -115,11 +117,14 @@ fn principal(features: &Features) -> Vec<[f32; 2]> {
     features.iter().map(|row| [project(row, &axes[0]) as f32, project(row, &axes[1]) as f32]).collect()
 }
 
+/// Stretches the middle of the places over the square; what lies outside, a few strays, comes to its edge.
 fn unit_square(mut places: Vec<[f32; 2]>) -> Vec<[f32; 2]> {
     for axis in 0..2 {
-        let values = || places.iter().map(|p| p[axis]).filter(|v| v.is_finite());
-        let (low, high) =
-            (values().fold(f32::INFINITY, f32::min), values().fold(f32::NEG_INFINITY, f32::max));
+        let mut values: Vec<f32> = places.iter().map(|p| p[axis]).filter(|v| v.is_finite()).collect();
+        values.sort_by(f32::total_cmp);
+        let strays = values.len() / STRAYS;
+        let low = values.get(strays).copied().unwrap_or(0.0);
+        let high = values.get(values.len().saturating_sub(strays + 1)).copied().unwrap_or(0.0);
         let range = (high - low).max(f32::MIN_POSITIVE);
         for p in &mut places {
             let share = (p[axis] - low) / range;

@@ -63,7 +63,7 @@ fn verdicts(metrics: &[MetricRow]) -> String {
 pub(super) fn evaluation(table: &EvalTable) -> String {
     let mut out = format!(
         "<section>\n<h2>Evaluation</h2>\n<p class=\"soft small\">{}: {} train and {} test pictures of {} classes; {}. \
-         Share of test pictures whose class is found, with its 95 % interval; training saw no labels.</p>\n<div class=\"scroll\"><table>\
+         Share of test pictures whose class is found, with its 95 % interval; training saw no labels.</p>\n<div class=\"scroll\"><table class=\"figures\">\
          <tr><th>subject</th><th>metric</th><th class=\"num\">top-1 %</th><th class=\"num\">95 % interval</th><th class=\"num\">ahead by</th><th></th></tr>",
         escape(&table.dataset),
         number(table.train_pictures as f64),
@@ -95,9 +95,11 @@ pub(super) fn evaluation(table: &EvalTable) -> String {
 
 fn figure_row(table: &EvalTable, row: &EvalRow) -> String {
     let [low, high] = row.interval.map(|v| v * 100.0);
+    // How a baseline's probe came about is in the JSON; here it would only make the table long.
     let note = row
         .remark()
-        .map_or_else(String::new, |n| format!(" <span class=\"soft small\">({})</span>", escape(&n)));
+        .filter(|_| !row.baseline)
+        .map_or_else(String::new, |n| format!("<br><span class=\"soft small\">{}</span>", escape(&n)));
     format!(
         "<tr{}><td>{}</td><td>{}{note}</td><td class=\"num\">{:.2}</td><td class=\"num soft\">{low:.2} – {high:.2}</td><td class=\"num\">{}</td><td>{}</td></tr>",
         if row.baseline { "" } else { " class=\"own\"" },

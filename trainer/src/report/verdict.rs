@@ -115,10 +115,8 @@ fn judge_figures(verdict: &mut Verdict, table: &EvalTable) {
         table.metric_label(best.metric),
         best.value * 100.0
     );
-    verdict.add(level, text);
-    if let Some(answer) = &table.answer {
-        verdict.reasons.push(answer.text.clone());
-    }
+    // The answer says the same with the interval of the difference.
+    verdict.add(level, table.answer.as_ref().map_or(text, |answer| answer.text.clone()));
 }
 
 #[cfg(test)]

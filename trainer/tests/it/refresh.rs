@@ -154,6 +154,66 @@ fn a_server_that_cannot_be_reached_is_told_again_next_time() {
     assert_eq!(place.versions(), ["stripes-v1", "stripes-v2"]);
 }
 
+/// The server beside the trainer, where it was built: `cargo test --workspace` does.
+fn server() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_latentd-trainer")).with_file_name("latentd");
+    let help = Command::new(&path).args(["serve", "--help"]).output().ok()?;
+    String::from_utf8_lossy(&help.stdout).contains("--admin-key-file").then_some(path)
+}
+
+/// Ends the server with the test, however that ends.
+struct Served(std::process::Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_running_server_changes_over() {
+    let Some(server) = server() else {
+        println!("skipped: no latentd with --admin-key-file beside the trainer; cargo build --release first");
+        return;
+    };
+    let place = Place::new();
+    let key = place.path("key");
+    fs::write(&key, "a-long-enough-admin-key-for-a-test\n").unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut serve = Command::new(server);
+    serve.arg("serve").arg("--listen").arg(free.to_string()).arg("--admin-key-file").arg(&key);
+    serve.arg("--models-dir").arg(place.path("models")).arg("--model").arg(place.path("models/stripes-v1"));
+    serve.arg("--data-dir").arg(place.path("data")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut served = Served(serve.spawn().unwrap());
+    let url = format!("http://{free}");
+    let status = |path: &str| ureq::get(format!("{url}{path}")).call().map(|r| r.status().as_u16()).ok();
+    wait_for("server", || {
+        assert!(served.0.try_wait().unwrap().is_none(), "the server ended");
+        status("/readyz") == Some(200)
+    });
+    for i in 0..5 {
+        let picture = fs::read(place.path("old").join(format!("along/{i}.png"))).unwrap();
+        let item = format!("{url}/items/{i}");
+        ureq::put(item).header("content-type", "image/png").send(&picture[..]).unwrap();
+    }
+    let args = [
+        "--epochs",
+        "12",
+        "--accept",
+        "not-worse",
+        "--activate",
+        &url,
+        "--admin-key-file",
+        key.to_str().unwrap(),
+    ];
+    let (exit, said) = code(&place.refresh(&args).output().unwrap());
+    assert_eq!(exit, Some(0), "{said}");
+    assert!(said.contains("uses stripes-v2: 5 items embedded again"), "{said}");
+    let info = ureq::get(format!("{url}/info")).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(info.contains("stripes-v2"), "{info}");
+}
+
 #[test]
 fn wrong_usage_is_one_line() {
     let dir = tempfile::tempdir().unwrap();
