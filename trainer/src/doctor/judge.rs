@@ -233,7 +233,7 @@ fn near(evidence: &Evidence<'_>, concerned: &mut Vec<Concerned>) -> Finding {
     list_groups(survey, groups, "near_duplicates", concerned, &how);
     let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
     let text = format!(
-        "{}{} ({}) looking like others (recompressed, scaled, recoloured, mirrored or turned), in {}, the largest of {}",
+        "{}{} ({}) looking like others (recompressed, scaled, mirrored or turned), in {}, the largest of {}",
         if copies.at_least { "at least " } else { "" },
         number_of(spare, "picture"),
         percent(spare, survey.pictures.len()),

@@ -12,6 +12,9 @@ const SIZES: [usize; 5] = [32, 64, 96, 128, 224];
 /// The largest that a CPU trains at in hours rather than weeks.
 const CPU_SIZE: usize = 64;
 
+/// From here on few passes over the pictures are enough.
+const MANY: usize = 20_000;
+
 /// Where to begin.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Suggestion {
@@ -19,8 +22,8 @@ pub struct Suggestion {
     pub image_size: usize,
     /// The largest size that three quarters of the pictures fill, for a GPU.
     pub largest_image_size: usize,
-    /// Pictures in a step.
-    pub batch: usize,
+    /// The configuration to start from, as `train --preset` names it.
+    pub preset: &'static str,
     /// Bytes of memory (or of a temporary file) that the pictures take at that size.
     pub cache_bytes: u64,
     /// Seconds that reading and decoding them takes, once, on this machine.
@@ -43,10 +46,13 @@ pub fn suggest(survey: &Survey, root: &Path) -> Option<Suggestion> {
     let [quarter] = survey.quantiles([0.25], |f| f64::from(f.shorter()))?;
     let largest = SIZES.into_iter().rev().find(|s| *s as f64 <= quarter).unwrap_or(SIZES[0]);
     let image_size = largest.min(CPU_SIZE);
-    // A batch of 128 or more is what BYOL is used to; a small folder still needs several steps an epoch.
     let usable =
         survey.pictures.len() * survey.listed / (survey.pictures.len() + survey.refused.len()).max(1);
-    let batch = [256, 128, 64, 32, 16].into_iter().find(|b| usable >= b * 16).unwrap_or(8);
+    let preset = match (image_size, usable) {
+        (64.., ..MANY) => "small-data",
+        (_, MANY..) => "cifar",
+        _ => "small-cpu",
+    };
     let edge = RunConfig { image_size, ..RunConfig::default() }.shortest_edge();
     let name: String =
         run_name(root).chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -54,11 +60,11 @@ pub fn suggest(survey: &Survey, root: &Path) -> Option<Suggestion> {
     Some(Suggestion {
         image_size,
         largest_image_size: largest,
-        batch,
+        preset,
         cache_bytes: survey.cache_bytes(edge),
         decode_seconds: survey.decode_seconds(),
         command: format!(
-            "latentd-trainer train {shown} --image-size {image_size} --batch {batch} --out runs/{name}"
+            "latentd-trainer train {shown} --preset {preset} --image-size {image_size} --hours 2 --out runs/{name}"
         ),
     })
 }
@@ -79,10 +85,14 @@ mod tests {
         let survey =
             Survey::of(dir.path(), &SurveyOptions::default(), &mut |_| ControlFlow::Continue(())).unwrap();
         let found = suggest(&survey, Path::new("/data/my pictures")).unwrap();
-        assert_eq!((found.image_size, found.largest_image_size, found.batch), (64, 96, 8));
+        assert_eq!((found.image_size, found.largest_image_size, found.preset), (64, 96, "small-data"));
         // 40 pictures of 100 × 150 are below the edge of 128 and stay as they are.
         assert_eq!(found.cache_bytes, 40 * 100 * 150 * 3);
-        assert!(found.command.contains("'/data/my pictures' --image-size 64"), "{}", found.command);
+        assert!(
+            found.command.contains("'/data/my pictures' --preset small-data --image-size 64"),
+            "{}",
+            found.command
+        );
         assert!(found.command.ends_with("--out runs/my-pictures"));
         assert_eq!(run_name(Path::new("/x/cifar10/train/")), "cifar10");
         assert_eq!(run_name(Path::new("./pictures")), "mine");

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use super::chart::Chart;
 use super::contact::{ContactRow, Thumbnail, ViewExample};
-use super::html::{data_uri, escape, number};
+use super::html::{data_uri, escape};
 use super::metrics::{MetricRow, series, series_of};
 use super::page::ReportInput;
+use crate::doctor::text::count;
 use crate::eval::{Comparison, EvalRow, EvalTable, Metric};
 
 /// Loss, spread, schedules and speed by epoch.
@@ -66,8 +67,8 @@ pub(super) fn evaluation(table: &EvalTable) -> String {
          Share of test pictures whose class is found, with its 95 % interval; training saw no labels.</p>\n<div class=\"scroll\"><table class=\"figures\">\
          <tr><th>subject</th><th>metric</th><th class=\"num\">top-1 %</th><th class=\"num\">95 % interval</th><th class=\"num\">ahead by</th><th></th></tr>",
         escape(&table.dataset),
-        number(table.train_pictures as f64),
-        number(table.test_pictures as f64),
+        count(table.train_pictures),
+        count(table.test_pictures),
         table.classes.len(),
         escape(&table.split.to_string()),
     );
