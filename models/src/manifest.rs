@@ -61,6 +61,9 @@ pub struct Training {
     pub image_size: usize,
     /// Normalisation layers, e.g. `batch_norm`.
     pub norm: String,
+    /// Cells a side that the last map is averaged in; 1 is the whole map.
+    #[serde(default = "whole_map", skip_serializing_if = "is_whole_map")]
+    pub grid: usize,
     /// Parameters of the exported encoder.
     pub parameters: u64,
     /// The pictures it was trained on.
@@ -84,6 +87,14 @@ pub struct Training {
     pub started: String,
     /// Duration in seconds.
     pub seconds: f64,
+}
+
+fn whole_map() -> usize {
+    1
+}
+
+fn is_whole_map(grid: &usize) -> bool {
+    *grid == 1
 }
 
 /// Which pictures, without the pictures.

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::subject::{Evaluated, Which, Whiten};
+use super::readout::ReadoutOptions;
+use super::subject::{Evaluated, Which};
 use super::{STOP, command_line, progress};
 use crate::data::scan_splits;
 use crate::eval::{EvalOptions, evaluate};
@@ -27,7 +28,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    whiten: Whiten,
+    readout: ReadoutOptions,
     #[command(flatten)]
     which: Which,
     /// Seed of the random encoder, and of the split where the folder has none.
@@ -40,13 +41,13 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let evaluated = Evaluated::open(&self.subject, self.which)?;
         let splits = scan_splits(&self.labelled, self.seed)?;
-        let mut subjects = vec![evaluated.subject(&self.whiten)?];
-        subjects.extend(evaluated.random(self.seed)?);
+        let mut subjects = vec![evaluated.subject(&self.readout)?];
+        subjects.extend(evaluated.random(&self.readout, self.seed)?);
         let other = self.against.as_deref().map(|path| Evaluated::open(path, self.which)).transpose()?;
         let mut rival = None;
         if let (Some(other), Some(path)) = (&other, &self.against) {
             let name = path.file_name().map_or_else(|| "the other".into(), |n| n.to_string_lossy());
-            subjects.push(other.subject(&self.whiten)?.as_rival(name.clone(), other.preprocess()));
+            subjects.push(other.subject(&self.readout)?.as_rival(name.clone(), other.preprocess()));
             rival = Some(name.into_owned());
         }
         let mut options = EvalOptions { against: rival, command: command_line(), ..EvalOptions::default() };

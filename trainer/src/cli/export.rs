@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use latentd_model::{DataFingerprint, EvaluationFigure, Training};
 
+use super::readout::ReadoutOptions;
 use super::refresh::Current;
-use super::subject::{TrainedRun, Which, Whiten};
+use super::subject::{TrainedRun, Which};
 use super::{command_line, report};
 use crate::data::scan;
 use crate::encode::PictureEncoder;
 use crate::eval::EvalTable;
 use crate::export::{Export, export};
 use crate::nn::weights::Weights;
+use crate::readout::Readout;
 use crate::run::rfc3339;
 
 /// What pictures are unless somebody says more.
@@ -38,7 +40,7 @@ pub struct Args {
     #[arg(long)]
     pictures: Option<PathBuf>,
     #[command(flatten)]
-    whiten: Whiten,
+    readout: ReadoutOptions,
     #[command(flatten)]
     which: Which,
     /// Leaves out weights.safetensors, from which `train --init` goes on; it holds encoder, projector and predictor.
@@ -64,7 +66,7 @@ impl Args {
             version: Some(version),
             models: models.to_owned(),
             pictures: None,
-            whiten: Whiten::default(),
+            readout: current.readout.clone(),
             which: Which::default(),
             no_weights: false,
             data: current.data.clone().unwrap_or_else(|| DATA.to_owned()),
@@ -80,11 +82,11 @@ impl Args {
         let header = &run.checkpoint.header;
         let root = self.pictures.clone().unwrap_or_else(|| run.info.pictures_root.clone());
         let pictures = scan(&root)?;
-        let whitening = self.whiten.fit(&run)?;
+        let readout = self.readout.fit(&run)?;
         let mut weights = PictureEncoder::weights_of(&header.encoder, &run.checkpoint.arrays.online)?;
-        whitening.iter().for_each(|w| w.save(&mut weights));
+        readout.whitening.iter().for_each(|w| w.save(&mut weights));
         let evaluation = report::evaluation(&run);
-        let html = report::build(&run, whitening, &root, &self.name)?;
+        let html = report::build(&run, &readout, &root, &self.name)?;
         let command = command_line();
         let description = format!(
             "{} of width {}, trained with BYOL on {} ({} pictures, no labels)",
@@ -101,9 +103,9 @@ impl Args {
             version: self.version,
             licence: &self.licence,
             description: &description,
-            encoder: &header.encoder,
+            encoder: &readout.encoder,
             weights: &weights,
-            training: Some(self.training(&run, &weights)?),
+            training: Some(self.training(&run, &readout, &weights)?),
             evaluation: evaluation.as_ref().map(figures).unwrap_or_default(),
             networks: networks.as_deref(),
             report_html: &html,
@@ -111,7 +113,7 @@ impl Args {
             pictures_root: &root,
             pictures: &pictures.pictures,
         };
-        let mut encoder = PictureEncoder::new(&header.encoder, &weights)?;
+        let mut encoder = readout.encoder(&weights)?;
         let exported = export(&input, |pictures| Ok(encoder.embed(pictures)?))?;
         println!("{}", exported.dir.display());
         let (parity, golden) = (exported.parity, exported.golden);
@@ -125,7 +127,7 @@ impl Args {
         Ok(())
     }
 
-    fn training(&self, run: &TrainedRun, weights: &Weights) -> anyhow::Result<Training> {
+    fn training(&self, run: &TrainedRun, readout: &Readout, weights: &Weights) -> anyhow::Result<Training> {
         let (header, info) = (&run.checkpoint.header, &run.info);
         let config = &header.config;
         let pictures = info.pictures as u64;
@@ -135,6 +137,7 @@ impl Args {
             width: config.width,
             image_size: config.image_size,
             norm: config.norm.as_str().into(),
+            grid: readout.encoder.grid,
             parameters: weights.parameters() as u64,
             data: DataFingerprint {
                 description: self.data.clone(),

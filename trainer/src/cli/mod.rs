@@ -9,6 +9,7 @@ mod machine;
 mod overrides;
 mod pictures;
 mod progress;
+mod readout;
 mod refresh;
 mod report;
 mod resume;

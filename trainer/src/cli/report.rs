@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::pictures::sample;
-use super::subject::{TrainedRun, Which, Whiten};
+use super::readout::ReadoutOptions;
+use super::subject::{TrainedRun, Which};
 use crate::doctor::{Checkup, Survey, SurveyOptions, examine};
 use crate::eval::{EvalTable, Features};
 use crate::nn::layout::{Layout, Role};
+use crate::readout::Readout;
 use crate::report::{ReportInput, contact_rows, map, render, view_examples};
 use crate::run::rfc3339;
-use crate::whiten::Whitening;
 use anyhow::Context;
 
 /// Pictures among which neighbours are looked for.
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     pictures: Option<PathBuf>,
     #[command(flatten)]
-    whiten: Whiten,
+    readout: ReadoutOptions,
     #[command(flatten)]
     which: Which,
     /// The file to write; by default REPORT.html in the run's folder.
@@ -41,8 +42,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let run = TrainedRun::open(&self.run, self.which)?;
         let pictures = self.pictures.as_deref().unwrap_or(&run.info.pictures_root);
-        let whitening = self.whiten.fit(&run)?;
-        let html = build(&run, whitening, pictures, &self.run.display().to_string())?;
+        let readout = self.readout.fit(&run)?;
+        let html = build(&run, &readout, pictures, &self.run.display().to_string())?;
         let out = self.out.unwrap_or_else(|| self.run.join("REPORT.html"));
         std::fs::write(&out, html).with_context(|| out.display().to_string())?;
         println!("{}", out.display());
@@ -51,15 +52,10 @@ impl Args {
 }
 
 /// The report of a run, with neighbours and views of some pictures of a folder.
-pub fn build(
-    run: &TrainedRun,
-    whitening: Option<Whitening>,
-    pictures: &Path,
-    title: &str,
-) -> anyhow::Result<String> {
+pub fn build(run: &TrainedRun, readout: &Readout, pictures: &Path, title: &str) -> anyhow::Result<String> {
     let header = &run.checkpoint.header;
     let cache = sample(pictures, header.config.shortest_edge(), SHEET_PICTURES)?;
-    let features = Features::from_embeddings(&run.embed_cache(whitening, &cache)?)?;
+    let features = Features::from_embeddings(&run.embed_cache(readout, &cache)?)?;
     let class = |i: usize| {
         let parent = cache.path(i)?.parent()?.file_name()?;
         Some(parent.to_string_lossy().into_owned())
@@ -87,7 +83,7 @@ pub fn build(
     let eval = evaluation(run);
     Ok(render(&ReportInput {
         title: title.into(),
-        facts: facts(run),
+        facts: facts(run, readout),
         config_toml: toml::to_string(&header.config)?,
         command: run.info.command.clone(),
         metrics: &run.dir.metrics()?,
@@ -116,7 +112,7 @@ pub fn evaluation(run: &TrainedRun) -> Option<EvalTable> {
     run.dir.read_json("eval.json").ok()
 }
 
-fn facts(run: &TrainedRun) -> Vec<(String, String)> {
+fn facts(run: &TrainedRun, readout: &Readout) -> Vec<(String, String)> {
     let (header, info) = (&run.checkpoint.header, &run.info);
     let config = &header.config;
     let encoder = Layout::of(&run.checkpoint.arrays.online, |role| role != Role::Statistic);
@@ -126,8 +122,9 @@ fn facts(run: &TrainedRun) -> Vec<(String, String)> {
     vec![
         fact(
             "encoder",
-            format!("{} width {}, {} dimensions", config.arch.as_str(), config.width, header.encoder.dim()),
+            format!("{} width {}, {} dimensions", config.arch.as_str(), config.width, readout.dim()),
         ),
+        fact("readout", format!("{0} × {0} cells of the last map", readout.encoder.grid)),
         fact("parameters", parameters.to_string()),
         fact("picture size", format!("{0} × {0} px", config.image_size)),
         fact("pictures", format!("{} ({} files skipped)", info.pictures, info.skipped)),

@@ -1,11 +1,11 @@
 //! What `eval`, `export` and `report` work on: a run, a checkpoint or an artefact.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use latentd_model::{Artefact, Embedding, Encoder, Pixels, Preprocess, SessionOptions};
 
-use super::pictures::sample;
+use super::readout::ReadoutOptions;
 use crate::checkpoint::Checkpoint;
 use crate::data::PictureCache;
 use crate::encode::PictureEncoder;
@@ -14,8 +14,8 @@ use crate::eval::compare::RANDOM;
 use crate::export::eval_preprocess;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::weights::Weights;
+use crate::readout::Readout;
 use crate::run::{RunDir, RunInfo};
-use crate::whiten::{WhitenError, Whitening};
 
 /// How the encoder in question is called in tables.
 pub const THIS: &str = "this encoder";
@@ -58,22 +58,15 @@ impl TrainedRun {
         Ok(Self { dir, info, checkpoint })
     }
 
-    /// The online encoder, which BYOL keeps after training, with its last step.
-    pub fn encoder(&self, whitening: Option<Whitening>) -> anyhow::Result<PictureEncoder> {
-        let mut encoder =
-            PictureEncoder::new(&self.checkpoint.header.encoder, &self.checkpoint.arrays.online)?;
-        encoder.set_whitening(whitening);
-        Ok(encoder)
+    /// The online encoder, which BYOL keeps after training, with its readout.
+    pub fn encoder(&self, readout: &Readout) -> anyhow::Result<PictureEncoder> {
+        Ok(readout.encoder(&self.checkpoint.arrays.online)?)
     }
 
     /// Embeddings of all pictures of a cache.
-    pub fn embed_cache(
-        &self,
-        whitening: Option<Whitening>,
-        cache: &PictureCache,
-    ) -> anyhow::Result<Vec<Embedding>> {
+    pub fn embed_cache(&self, readout: &Readout, cache: &PictureCache) -> anyhow::Result<Vec<Embedding>> {
         let preprocess = eval_preprocess(self.checkpoint.header.encoder.image_size);
-        let mut encoder = self.encoder(whitening)?;
+        let mut encoder = self.encoder(readout)?;
         let mut embeddings = Vec::with_capacity(cache.len());
         let mut batch = Vec::with_capacity(EMBED_BATCH);
         for i in 0..cache.len() {
@@ -121,10 +114,10 @@ impl Evaluated {
     }
 
     /// The encoder as a subject.
-    pub fn subject(&self, whiten: &Whiten) -> anyhow::Result<Subject<'static>> {
+    pub fn subject(&self, readout: &ReadoutOptions) -> anyhow::Result<Subject<'static>> {
         Ok(match self {
             Self::Run(run) => {
-                let mut encoder = run.encoder(whiten.fit(run)?)?;
+                let mut encoder = run.encoder(&readout.fit(run)?)?;
                 Subject::new(THIS, move |pictures: &[_]| Ok(encoder.embed(pictures)?))
             }
             Self::Artefact(artefact) => {
@@ -137,56 +130,24 @@ impl Evaluated {
         })
     }
 
-    /// The same network with random weights; its batch norms at rest.
-    pub fn random(&self, seed: u64) -> anyhow::Result<Option<Subject<'static>>> {
+    /// The same network with random weights, read out by the same grid; its batch norms at rest.
+    pub fn random(&self, readout: &ReadoutOptions, seed: u64) -> anyhow::Result<Option<Subject<'static>>> {
         let config = match self {
-            Self::Run(run) => run.checkpoint.header.encoder.clone(),
-            Self::Artefact(artefact) => {
-                let Some(training) = &artefact.manifest().training else { return Ok(None) };
-                let Ok(arch) = <Arch as clap::ValueEnum>::from_str(&training.arch, false) else {
-                    return Ok(None);
-                };
-                EncoderConfig::new(arch, training.width, training.image_size)
-            }
+            Self::Run(run) => readout.encoder(run)?,
+            Self::Artefact(artefact) => match trained_shape(artefact) {
+                Some(config) => config,
+                None => return Ok(None),
+            },
         };
         let mut encoder = PictureEncoder::new(&config, &Weights::random(&config, seed))?;
         Ok(Some(Subject::baseline(RANDOM, move |pictures: &[_]| Ok(encoder.embed(pictures)?))))
     }
 }
 
-/// Pictures that a whitening is measured on, at most.
-const WHITEN_PICTURES: usize = 20_000;
-
-/// How the last step of an encoder is fitted.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Whiten {
-    /// Leaves the representation as it is, without whitening.
-    #[arg(long)]
-    no_whiten: bool,
-    /// Pictures to measure the whitening on; by default those trained on.
-    #[arg(long, conflicts_with = "no_whiten")]
-    whiten_on: Option<PathBuf>,
-}
-
-impl Whiten {
-    /// Fits it on the pictures that the run was trained on (or those named), evenly spaced.
-    pub fn fit(&self, run: &TrainedRun) -> anyhow::Result<Option<Whitening>> {
-        if self.no_whiten {
-            return Ok(None);
-        }
-        let root = self.whiten_on.as_ref().unwrap_or(&run.info.pictures_root);
-        let hint =
-            || format!("whitening on {}: name pictures with --whiten-on, or say --no-whiten", root.display());
-        let edge = run.checkpoint.header.config.shortest_edge();
-        let cache = sample(root, edge, WHITEN_PICTURES).with_context(hint)?;
-        let representations = run.embed_cache(None, &cache)?;
-        match Whitening::fit(&representations) {
-            // A first try on a handful of pictures should not fail on its last step.
-            Err(error @ WhitenError::TooFew { .. }) if self.whiten_on.is_none() => {
-                tracing::warn!("not whitened: {error}");
-                Ok(None)
-            }
-            fitted => Ok(Some(fitted.with_context(hint)?)),
-        }
-    }
+/// The network that an artefact was trained as, where its manifest tells.
+pub fn trained_shape(artefact: &Artefact) -> Option<EncoderConfig> {
+    let training = artefact.manifest().training.as_ref()?;
+    let arch = <Arch as clap::ValueEnum>::from_str(&training.arch, false).ok()?;
+    let shape = EncoderConfig::new(arch, training.width, training.image_size);
+    Some(EncoderConfig { grid: training.grid, ..shape })
 }

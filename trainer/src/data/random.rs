@@ -19,6 +19,8 @@ pub enum Purpose {
     Watch1 = 5,
     /// The second view of a watched picture.
     Watch2 = 6,
+    /// Where the search for a subspace begins.
+    Subspace = 7,
 }
 
 /// The generator for (`seed`, `purpose`, `a`, `b`): equal arguments, equal numbers, on any machine.

@@ -160,7 +160,7 @@ impl GraphBuilder {
         self.node("Max", name, &[a, b], Vec::new())
     }
 
-    /// The product of matrices `a` [B, N] and `b` [N, M].
+    /// The product of matrices `a` [.., B, N] and `b` [N, M].
     pub fn matmul(&mut self, name: &str, a: &Value, b: &Value) -> Value {
         self.node("MatMul", name, &[a, b], Vec::new())
     }

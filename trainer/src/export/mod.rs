@@ -26,6 +26,7 @@ use latentd_model::{
 use crate::init::WEIGHTS_FILE;
 use crate::nn::config::EncoderConfig;
 use crate::nn::weights::Weights;
+use crate::whiten::Whitening;
 pub use crop::eval_preprocess;
 pub use parity::{Parity, ParityError};
 pub use resnet::{GraphError, to_onnx};
@@ -69,6 +70,14 @@ pub struct Export<'a> {
     pub pictures_root: &'a Path,
     /// Files in it, relative and sorted. Golden pictures are copied into the artefact.
     pub pictures: &'a [PathBuf],
+}
+
+impl Export<'_> {
+    /// Dimensions of an embedding.
+    fn dim(&self) -> usize {
+        let representation = self.encoder.dim();
+        Whitening::of(self.weights, representation).map_or(representation, |w| w.output_dim())
+    }
 }
 
 /// What was written.
@@ -151,7 +160,7 @@ pub fn export(
 ) -> Result<Exported, ExportError> {
     let preprocess = eval_preprocess(input.encoder.image_size);
     let onnx = to_onnx(input.encoder, input.weights, &preprocess)?;
-    let mut encoder = open(&onnx, &preprocess, input.encoder.dim())?;
+    let mut encoder = open(&onnx, &preprocess, input.dim())?;
 
     let samples = samples::choose(input.pictures_root, input.pictures, &preprocess);
     if samples.len() < MIN_PICTURES {
@@ -228,7 +237,7 @@ fn draft(input: &Export<'_>, preprocess: &Preprocess, parity: &Parity) -> Artefa
         licence: input.licence.to_owned(),
         description: input.description.to_owned(),
         preprocess: preprocess.clone(),
-        output: OutputSpec { dim: input.encoder.dim(), normalised: true },
+        output: OutputSpec { dim: input.dim(), normalised: true },
         training: input.training.clone(),
         evaluation,
     }

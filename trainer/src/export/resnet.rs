@@ -9,6 +9,7 @@ use latentd_model::Preprocess;
 
 use super::graph::{Axis, ElementType, GraphBuilder, Value, Window};
 use crate::nn::config::{BlockSpec, EncoderConfig, Norm, Stem};
+use crate::nn::kernels::pool::cell;
 use crate::nn::weights::{Weights, WeightsError};
 use crate::whiten::Whitening;
 
@@ -79,13 +80,15 @@ pub fn to_onnx(
     for block in config.blocks() {
         x = net.block(&block, &x)?;
     }
-    let pooled = net.g.global_average_pool("pool", &x.value);
+    let pooled = net.pooled(config, &x);
     let representation = net.g.flatten("representation", &pooled);
-    let embedding = match Whitening::of(weights, config.dim()) {
-        Some(whitening) => net.whitened(&representation, &whitening),
+    let whitening = Whitening::of(weights, config.dim());
+    let embedding = match &whitening {
+        Some(whitening) => net.whitened(&representation, whitening),
         None => net.g.l2_normalise(OUTPUT, &representation, LENGTH_EPSILON),
     };
-    net.g.output(&embedding, ElementType::F32, &[batch, Axis::Fixed(config.dim())]);
+    let dim = whitening.map_or(config.dim(), |w| w.output_dim());
+    net.g.output(&embedding, ElementType::F32, &[batch, Axis::Fixed(dim)]);
     Ok(net.g.finish(&metadata(config, preprocess)))
 }
 
@@ -159,12 +162,33 @@ impl Network<'_> {
         })
     }
 
+    /// The last map's mean, whole or by the cells of a grid: there a product with a constant matrix, as ONNX has no
+    /// adaptive pooling.
+    fn pooled(&mut self, config: &EncoderConfig, x: &Map) -> Value {
+        let grid = config.grid;
+        if grid == 1 {
+            return self.g.global_average_pool("pool", &x.value);
+        }
+        let (size, cells) = (x.size, grid * grid);
+        let mut share = vec![0f32; size * size * cells];
+        for at in 0..cells {
+            let (rows, columns) = (cell(at / grid, grid, size), cell(at % grid, grid, size));
+            let scale = 1.0 / (rows.len() * columns.len()) as f32;
+            for pixel in rows.flat_map(|row| columns.clone().map(move |column| row * size + column)) {
+                share[pixel * cells + at] = scale;
+            }
+        }
+        let share = self.g.constant("pool.cells", &[size * size, cells], &share);
+        let flat = self.g.reshape("pool.pixels", &x.value, &[0, 0, -1]);
+        self.g.matmul("pool", &flat, &share)
+    }
+
     /// The whitening, between two normalisations.
     fn whitened(&mut self, representation: &Value, whitening: &Whitening) -> Value {
         let dim = whitening.mean.len();
         let unit = self.g.l2_normalise("whiten.input", representation, LENGTH_EPSILON);
         let mean = self.g.constant("whiten.mean", &[dim], &whitening.mean);
-        let matrix = self.g.constant("whiten.matrix", &[dim, dim], &whitening.matrix);
+        let matrix = self.g.constant("whiten.matrix", &[dim, whitening.output_dim()], &whitening.matrix);
         let centred = self.g.sub("whiten.centred", &unit, &mean);
         let white = self.g.matmul("whiten.output", &centred, &matrix);
         self.g.l2_normalise(OUTPUT, &white, LENGTH_EPSILON)

@@ -12,8 +12,10 @@ use safetensors::{Dtype, SafeTensors};
 use super::{
     BoxError, Export, ExportError, Parity, eval_preprocess, export, open, reference, to_onnx, verify,
 };
+use crate::encode::PictureEncoder;
 use crate::nn::config::{Arch, EncoderConfig, Norm, Stem};
 use crate::nn::weights::{WeightTensor, Weights};
+use crate::whiten::Whitening;
 
 /// Random weights whose norms are as uneven as a trained network's.
 fn weights(config: &EncoderConfig, seed: u64) -> Weights {
@@ -124,6 +126,24 @@ fn a_resnet34_of_an_odd_size_is_exported_exactly() {
 #[test]
 fn a_resnet50_with_the_imagenet_stem_is_exported_exactly() {
     assert_graph_is_the_network(&EncoderConfig::new(Arch::Resnet50, 0.125, 96), &pictures(96, 4));
+}
+
+#[test]
+fn a_grid_and_fewer_dimensions_are_exported_exactly() {
+    // A last map of 5 × 5 pixels in 2 × 2 cells, which share a row and a column; and one that divides evenly.
+    for (size, grid) in [(40, 2), (32, 4)] {
+        let config = EncoderConfig { grid, ..EncoderConfig::new(Arch::Resnet18, 0.125, size) };
+        let mut weights = weights(&config, 5);
+        let pixels = pictures(size as u32, 60);
+        let plain = PictureEncoder::new(&config, &weights).unwrap().embed(&pixels).unwrap();
+        assert_eq!(plain[0].dim(), 64 * grid * grid);
+        Whitening::fit_leading(&plain, 12).unwrap().save(&mut weights);
+        let trained = PictureEncoder::new(&config, &weights).unwrap().embed(&pixels).unwrap();
+        let preprocess = eval_preprocess(config.image_size);
+        let mut encoder = open(&to_onnx(&config, &weights, &preprocess).unwrap(), &preprocess, 12).unwrap();
+        let parity = Parity::measure(&trained, &encoder.embed(&pixels).unwrap()).unwrap();
+        assert!(parity.min_cosine >= 0.9999, "{parity:?}");
+    }
 }
 
 #[test]

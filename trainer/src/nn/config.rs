@@ -125,6 +125,18 @@ pub struct EncoderConfig {
     /// backward: less memory for a third more time.
     #[serde(default)]
     pub recompute: bool,
+    /// Cells a side that the last map is averaged in: 1, the whole map, is the network's; more keep where in the picture
+    /// something was. Training takes 1; the readout of a trained encoder may take more.
+    #[serde(default = "whole_map", skip_serializing_if = "is_whole_map")]
+    pub grid: usize,
+}
+
+fn whole_map() -> usize {
+    1
+}
+
+fn is_whole_map(grid: &usize) -> bool {
+    *grid == 1
 }
 
 /// One residual block: its name in the weights and its channels.
@@ -181,6 +193,7 @@ impl EncoderConfig {
             precision: Precision::default(),
             norm: Norm::default(),
             recompute: false,
+            grid: 1,
         }
     }
 
@@ -219,9 +232,23 @@ impl EncoderConfig {
         blocks
     }
 
-    /// Dimensions of the representation.
-    pub fn dim(&self) -> usize {
+    /// Channels of the last map.
+    pub fn channels(&self) -> usize {
         self.blocks().last().map_or(0, |b| b.cout)
+    }
+
+    /// Dimensions of the representation: channels times the grid's cells.
+    pub fn dim(&self) -> usize {
+        self.channels() * self.grid * self.grid
+    }
+
+    /// Height and width of the last map.
+    pub fn map_size(&self) -> usize {
+        let after_stem = match self.stem {
+            Stem::Cifar => self.image_size,
+            Stem::Imagenet => self.image_size.div_ceil(2).div_ceil(2),
+        };
+        self.blocks().iter().fold(after_stem, |size, block| size.div_ceil(block.stride))
     }
 
     /// What is wrong with it, if anything.
@@ -234,6 +261,13 @@ impl EncoderConfig {
         }
         if self.std.iter().any(|s| !s.is_finite() || *s <= 0.0) {
             return Err("every std must be above 0".into());
+        }
+        if !(1..=self.map_size()).contains(&self.grid) {
+            return Err(format!(
+                "a grid of {} on a last map of {} pixels a side",
+                self.grid,
+                self.map_size()
+            ));
         }
         Ok(())
     }
@@ -248,6 +282,22 @@ mod tests {
         assert_eq!(EncoderConfig::new(Arch::Resnet18, 1.0, 224).dim(), 512);
         assert_eq!(EncoderConfig::new(Arch::Resnet50, 1.0, 224).dim(), 2048);
         assert_eq!(EncoderConfig::new(Arch::Resnet18, 0.25, 32).dim(), 128);
+    }
+
+    #[test]
+    fn a_grid_multiplies_the_dimensions_and_fits_the_last_map() {
+        let grid =
+            |image_size, grid| EncoderConfig { grid, ..EncoderConfig::new(Arch::Resnet18, 0.25, image_size) };
+        assert_eq!((grid(64, 4).map_size(), grid(64, 4).dim()), (8, 128 * 16));
+        assert_eq!(grid(224, 7).map_size(), 7);
+        assert!(grid(224, 7).validate().is_ok());
+        assert!(grid(224, 8).validate().is_err() && grid(224, 0).validate().is_err());
+        let json = serde_json::to_string(&grid(64, 1)).unwrap();
+        assert!(
+            !json.contains("grid"),
+            "what was written before there were grids reads and writes the same: {json}"
+        );
+        assert_eq!(serde_json::from_str::<EncoderConfig>(&json).unwrap(), grid(64, 1));
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl Differentiable for ResNet {
         self.config.dim()
     }
 
-    /// Pictures `[images, size, size, 3]`, already normalised, to representations `[images, dim]`.
+    /// Pictures `[images, size, size, 3]`, already normalised, to representations `[images, dim]` (`[images, channels,
+    /// grid · grid]` with a grid).
     ///
     /// # Panics
     /// If the slices do not have the sizes that the configuration gives.
@@ -149,7 +150,10 @@ impl Differentiable for ResNet {
         }
         state.record = record;
         let mut representation = vec![0f32; images * self.config.dim()];
-        pool::average_pool(y.at, &y.data, &mut representation);
+        match self.config.grid {
+            1 => pool::average_pool(y.at, &y.data, &mut representation),
+            grid => pool::grid_pool(y.at, &y.data, grid, &mut representation),
+        }
         let tape = stem.map(|stem| Tape {
             stem,
             pooled: stem_pool,
@@ -169,6 +173,7 @@ impl Differentiable for ResNet {
         grads: &mut [f32],
         pool: &Arc<Pool>,
     ) -> Option<Vec<f32>> {
+        assert_eq!(self.config.grid, 1, "a grid is for readouts, which are not trained");
         let mut dy = pool.take(tape.last);
         pool::average_pool_backward(gradient, dy.at, &mut dy.data);
         let Tape { stem, pooled, blocks, mode, .. } = tape;

@@ -1,5 +1,7 @@
 //! From a folder of pictures to an artefact that ONNX Runtime serves.
 
+use std::path::Path;
+
 use latentd_model::{Artefact, Encoder, SessionOptions, decode};
 use serde_json::Value;
 
@@ -76,6 +78,48 @@ fn train_eval_export_and_the_artefact_embeds() {
             .arg(&models),
     );
     assert!(said.contains("stripes-v1"), "an artefact is never overwritten: {said}");
+}
+
+#[test]
+fn a_readout_by_a_grid_is_evaluated_and_exported_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pictures, run) = (dir.path().join("pictures"), dir.path().join("run"));
+    write_pictures(&pictures, 70, 1);
+    let mut command = trainer();
+    succeed(command.arg("train").arg(&pictures).arg("--out").arg(&run).args(SMALL).args(["--epochs", "1"]));
+    let knn = |subject: &Path, more: &[&str]| {
+        let mut command = trainer();
+        command.arg("eval").arg(subject).arg("--labelled").arg(&pictures).args(["--json", "--no-probe"]);
+        let table: Value = serde_json::from_slice(&succeed(command.args(more)).stdout).unwrap();
+        let find = |subject: &str| {
+            let rows = table["rows"].as_array().unwrap().iter();
+            let mut rows = rows.filter(|r| r["subject"] == subject && r["metric"] == "knn_top1");
+            rows.next().unwrap()["value"].as_f64().unwrap()
+        };
+        (find("this encoder"), find("random initialisation"))
+    };
+    let readout = ["--grid", "2", "--dims", "24"];
+    let trained = knn(&run, &readout);
+
+    let models = dir.path().join("models");
+    let mut command = trainer();
+    command.arg("export").arg(&run).args(["--name", "grid", "--models"]).arg(&models);
+    succeed(command.args(readout));
+    let artefact = models.join("grid-v1");
+    let manifest = Artefact::open(&artefact).unwrap().manifest().clone();
+    assert_eq!((manifest.output.dim, manifest.training.unwrap().grid), (24, 2));
+    let served = knn(&artefact, &[]);
+    assert!((trained.0 - served.0).abs() < 0.02 && trained.1 == served.1, "{trained:?} {served:?}");
+
+    // The last map has two pixels a side; and a whitening to no or too many dimensions is refused.
+    for (args, part) in [
+        (vec!["--grid", "3"], "a grid of 3 on a last map of 2 pixels a side"),
+        (vec!["--dims", "65"], "65 dimensions cannot be kept of a representation of 64"),
+        (vec!["--grid", "2", "--dims", "100"], "whitening to 100 dimensions needs at least 200 pictures"),
+    ] {
+        let said = fail(trainer().arg("export").arg(&run).arg("--models").arg(&models).args(args));
+        assert!(said.contains(part), "{said}");
+    }
 }
 
 #[test]

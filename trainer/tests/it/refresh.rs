@@ -27,7 +27,7 @@ impl Place {
         succeed(train.args(["--epochs", "1", "--base-learning-rate", "0.01"]));
         let mut export = trainer();
         export.arg("export").arg(&run).args(["--name", "stripes", "--licence", "CC0-1.0", "--models"]);
-        succeed(export.arg(place.path("models")));
+        succeed(export.arg(place.path("models")).args(["--grid", "2", "--dims", "48"]));
         place
     }
 
@@ -82,6 +82,8 @@ fn a_better_encoder_becomes_the_next_version_and_another_one_changes_nothing() {
     let artefact = Artefact::open(&place.path("models/stripes-v2")).unwrap();
     let manifest = artefact.manifest();
     assert_eq!((manifest.licence.as_str(), manifest.version), ("CC0-1.0", 2));
+    let grid = manifest.training.as_ref().unwrap().grid;
+    assert_eq!((manifest.output.dim, grid), (48, 2), "read out as the version before");
     assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1" && f.subject == "stripes-v1"));
 
     // The same pictures again: nothing is trained.

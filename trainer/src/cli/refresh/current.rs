@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use latentd_model::Artefact;
 
+use crate::cli::readout::ReadoutOptions;
 use crate::cli::subject::{Evaluated, TrainedRun, Which};
 
 /// The current encoder.
@@ -17,6 +18,8 @@ pub struct Current {
     pub label: String,
     /// Contract, or the run's data and step: changes whenever the encoder does.
     pub id: String,
+    /// How its embeddings come out; the next version's do likewise.
+    pub readout: ReadoutOptions,
     /// Licence of its weights, where it says so.
     pub licence: Option<String>,
     /// What it was trained on, in words.
@@ -32,6 +35,7 @@ impl Current {
             init: dir.to_owned(),
             label: manifest.full_name(),
             id: artefact.contract().to_string(),
+            readout: ReadoutOptions::of(&artefact),
             licence: Some(manifest.licence.clone()),
             data: manifest.training.as_ref().map(|t| t.data.description.clone()),
             evaluated: Evaluated::Artefact(Box::new(artefact)),
@@ -48,6 +52,7 @@ impl Current {
             init: dir.to_owned(),
             label: name.to_owned(),
             id: format!("run {:.16} step {}", run.info.fingerprint, run.checkpoint.header.step),
+            readout: ReadoutOptions::default(),
             licence: None,
             data: None,
             evaluated: Evaluated::Run(Box::new(run)),

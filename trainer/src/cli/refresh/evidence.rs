@@ -7,7 +7,8 @@ use latentd_model::{Embedding, Pixels, Preprocess};
 
 use super::current::Current;
 use crate::cli::pictures::sample;
-use crate::cli::subject::{Evaluated, TrainedRun, Whiten};
+use crate::cli::readout::ReadoutOptions;
+use crate::cli::subject::{Evaluated, TrainedRun};
 use crate::cli::{STOP, command_line, progress};
 use crate::data::{BuildOptions, PictureCache, scan, scan_splits};
 use crate::eval::compare::bootstrap;
@@ -27,8 +28,8 @@ pub fn gather(run: TrainedRun, current: &Current, labelled: &Option<PathBuf>) ->
     let (dir, root) = (run.dir.clone(), run.info.pictures_root.clone());
     let (watched, held_out) = watched(&run)?;
     let new = Evaluated::Run(Box::new(run));
-    let whiten = Whiten::default();
-    let mut sides = [Side::new(&new, &whiten)?, Side::new(&current.evaluated, &whiten)?];
+    let readout = &current.readout;
+    let mut sides = [Side::new(&new, readout)?, Side::new(&current.evaluated, readout)?];
 
     let views = ViewsOf::render(&watched, &config.views, config.image_size, config.seed);
     let [ours, theirs] = sides.each_mut().map(|s| views.measure(&s.preprocess, &mut |p| s.subject.embed(p)));
@@ -79,8 +80,8 @@ struct Side {
 }
 
 impl Side {
-    fn new(evaluated: &Evaluated, whiten: &Whiten) -> anyhow::Result<Self> {
-        Ok(Self { subject: evaluated.subject(whiten)?, preprocess: evaluated.preprocess() })
+    fn new(evaluated: &Evaluated, readout: &ReadoutOptions) -> anyhow::Result<Self> {
+        Ok(Self { subject: evaluated.subject(readout)?, preprocess: evaluated.preprocess() })
     }
 
     fn features(&mut self, cache: &PictureCache) -> Result<Features, EvalError> {

@@ -1,4 +1,4 @@
-//! Max-pooling 3×3 stride 2 padding 1 and global average pooling, channels last.
+//! Max-pooling 3×3 stride 2 padding 1, and average pooling of whole maps or of a grid's cells, channels last.
 
 use rayon::prelude::*;
 
@@ -88,6 +88,32 @@ pub fn average_pool(xg: Geometry, x: &[f32], y: &mut [f32]) {
     });
 }
 
+/// The rows or columns of a map of `size` under cell `i` of `cells`: they meet where `cells` divides `size`, and share
+/// a row otherwise, as PyTorch's adaptive pooling has it.
+pub fn cell(i: usize, cells: usize, size: usize) -> std::ops::Range<usize> {
+    i * size / cells..((i + 1) * size).div_ceil(cells)
+}
+
+/// Mean over each of `grid` × `grid` cells of every image, `[images, channels, grid · grid]`, overwriting `y`.
+pub fn grid_pool(xg: Geometry, x: &[f32], grid: usize, y: &mut [f32]) {
+    let cells = grid * grid;
+    assert!(xg.len() == x.len() && y.len() == xg.images * xg.channels * cells);
+    let c = xg.channels;
+    y.par_chunks_mut(c * cells).zip(x.par_chunks(xg.image_stride())).for_each(|(y, x)| {
+        y.fill(0.0);
+        for at in 0..cells {
+            let (rows, columns) = (cell(at / grid, grid, xg.height), cell(at % grid, grid, xg.width));
+            let scale = 1.0 / (rows.len() * columns.len()) as f32;
+            for row in rows {
+                let start = xg.origin() + row * xg.row_stride();
+                for pixel in x[start + columns.start * c..start + columns.end * c].chunks_exact(c) {
+                    y.iter_mut().skip(at).step_by(cells).zip(pixel).for_each(|(y, v)| *y += v * scale);
+                }
+            }
+        }
+    });
+}
+
 /// Gradient of [`average_pool`]'s input, overwriting `dx`, whose border stays.
 pub fn average_pool_backward(dy: &[f32], dxg: Geometry, dx: &mut [f32]) {
     assert!(dxg.len() == dx.len() && dy.len() == dxg.images * dxg.channels);
@@ -151,5 +177,28 @@ mod tests {
         average_pool(xg, &x, &mut y);
         assert_eq!(y, [1.0, 2.0, 3.0, 4.0]);
         assert!(x[0] == 0.0, "the border stays");
+    }
+
+    #[test]
+    fn grids_cut_as_adaptive_pooling_does() {
+        // Two channels; the first counts pixels, the second is its negative.
+        let xg = Geometry { images: 2, height: 3, width: 4, channels: 2, pad: 1 };
+        let mut x = vec![9f32; xg.len()];
+        for image in 0..2 {
+            for i in 0..12 {
+                let at = image * xg.image_stride() + xg.origin() + i / 4 * xg.row_stride() + i % 4 * 2;
+                x[at] = (12 * image + i) as f32;
+                x[at + 1] = -x[at];
+            }
+        }
+        let mut y = vec![0f32; 16];
+        grid_pool(xg, &x, 2, &mut y);
+        // torch.nn.functional.adaptive_avg_pool2d(torch.arange(12.).view(1, 1, 3, 4), 2): rows 0..2 and 1..3.
+        assert_eq!(y[..8], [2.5, 4.5, 6.5, 8.5, -2.5, -4.5, -6.5, -8.5]);
+        assert_eq!(y[8..12], [14.5, 16.5, 18.5, 20.5]);
+        let (mut whole, mut one) = (vec![0f32; 4], vec![0f32; 4]);
+        average_pool(xg, &x, &mut whole);
+        grid_pool(xg, &x, 1, &mut one);
+        whole.iter().zip(&one).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
     }
 }
