@@ -3,7 +3,8 @@
 //! `cargo bench --bench load` runs, interleaved in rounds on the same model and picture:
 //! - `model`: ONNX Runtime alone, one session per core, the picture decoded beforehand, one by one;
 //! - `decode+model`: the same with decode and resize, in one thread per core: the ceiling of any server;
-//! - `embed c=N`: the real server in a process of its own, N connections, a JPEG as the raw body.
+//! - `embed c=N`: the real server in a process of its own, N connections, a JPEG as the raw body;
+//! - with `--peer` or `--peer-json`, other servers that run already: `tests/load/peers.py` starts some.
 //!
 //! The generator shares the cores with the server, as one does on a small machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -38,9 +39,49 @@ struct Args {
     /// Connections of the measurements of the server
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     connections: Vec<usize>,
+    /// Another server to take turns with, which takes the picture as the raw body: NAME=HOST:PORT/PATH
+    #[arg(long, value_parser = |text: &str| Target::parse(text, false))]
+    peer: Vec<Target>,
+    /// The same, which takes JSON: {"image": "<base64>"}
+    #[arg(long, value_parser = |text: &str| Target::parse(text, true))]
+    peer_json: Vec<Target>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// A server under load.
+#[derive(Clone)]
+struct Target {
+    name: String,
+    address: String,
+    path: String,
+    json: bool,
+}
+
+impl Target {
+    fn parse(text: &str, json: bool) -> Result<Self, String> {
+        let wanted = || format!("{text}: NAME=HOST:PORT/PATH is wanted");
+        let (name, url) = text.split_once('=').ok_or_else(wanted)?;
+        let (address, path) = url.split_once('/').ok_or_else(wanted)?;
+        Ok(Self { name: name.into(), address: address.into(), path: format!("/{path}"), json })
+    }
+
+    /// The bytes of a whole request.
+    fn request(&self, picture: &[u8]) -> Vec<u8> {
+        use base64::Engine;
+        let encoded = || base64::engine::general_purpose::STANDARD.encode(picture);
+        let (kind, body) = match self.json {
+            true => ("application/json", format!("{{\"image\":\"{}\"}}", encoded()).into_bytes()),
+            false => ("image/jpeg", picture.to_owned()),
+        };
+        let Self { path, address, .. } = self;
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        [head.into_bytes(), body].concat()
+    }
 }
 
 /// One measurement: how often something was done, and how long each took.
@@ -60,20 +101,26 @@ fn main() {
     latentd_model::runtime::init(None).unwrap();
     let picture = std::fs::read(&args.picture).unwrap();
     let server = Server::start(artefact.dir());
-    let mut samples = vec![Vec::new(); args.connections.len() + 2];
+    let own =
+        Target { name: "embed".into(), address: server.address.clone(), path: "/embed".into(), json: false };
+    let targets: Vec<_> = [own].into_iter().chain(args.peer.clone()).chain(args.peer_json.clone()).collect();
+    let mut samples = vec![Vec::new(); targets.len() * args.connections.len() + 2];
     for _ in 0..args.rounds {
         samples[0].push(in_process(&artefact, &picture, args.seconds, false));
         samples[1].push(in_process(&artefact, &picture, args.seconds, true));
-        for (kind, connections) in args.connections.iter().enumerate() {
+        let loads = targets.iter().flat_map(|target| args.connections.iter().map(move |c| (target, *c)));
+        for (kind, (target, connections)) in loads.enumerate() {
             let before = cpu_seconds(server.child.id());
-            let sample = over_http(&server.address, &picture, *connections, args.seconds);
-            let cpu_seconds = cpu_seconds(server.child.id()) - before;
+            let sample = over_http(target, &picture, connections, args.seconds);
+            let own = target.address == server.address;
+            let cpu_seconds = if own { cpu_seconds(server.child.id()) - before } else { f64::NAN };
             samples[kind + 2].push(Sample { cpu_seconds, ..sample });
         }
     }
     let names = ["model", "decode+model"].map(str::to_owned).into_iter();
-    let names: Vec<_> =
-        names.chain(args.connections.iter().map(|count| format!("embed c={count}"))).collect();
+    let names: Vec<_> = names
+        .chain(targets.iter().flat_map(|t| args.connections.iter().map(|c| format!("{} c={c}", t.name))))
+        .collect();
     print(&args, &artefact, &server, &names, samples.into_iter().map(median).collect());
 }
 
@@ -148,18 +195,13 @@ fn in_process(artefact: &Artefact, picture: &[u8], seconds: f64, decoding: bool)
 }
 
 /// `connections` keep-alive connections, each with one request in flight.
-fn over_http(address: &str, picture: &[u8], connections: usize, seconds: f64) -> Sample {
-    let mut request = format!(
-        "POST /embed HTTP/1.1\r\nhost: {address}\r\ncontent-type: image/jpeg\r\ncontent-length: {}\r\n\r\n",
-        picture.len()
-    )
-    .into_bytes();
-    request.extend_from_slice(picture);
+fn over_http(target: &Target, picture: &[u8], connections: usize, seconds: f64) -> Sample {
+    let request = target.request(picture);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let began = Instant::now();
         let until = began + Duration::from_secs_f64(seconds);
-        let all = (0..connections).map(|_| connection(address, &request, until));
+        let all = (0..connections).map(|_| connection(&target.address, &request, until));
         let milliseconds: Vec<f64> = futures::future::join_all(all).await.into_iter().flatten().collect();
         let per_second = milliseconds.len() as f64 / began.elapsed().as_secs_f64();
         Sample { per_second, milliseconds, cpu_seconds: 0.0 }
@@ -187,8 +229,8 @@ async fn read_reply(stream: &mut TcpStream, buffer: &mut [u8]) {
         assert!(more > 0, "the server closed the connection");
         read += more;
         let Some(head) = buffer[..read].windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let text = std::str::from_utf8(&buffer[..head]).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..read]));
+        let text = std::str::from_utf8(&buffer[..head]).unwrap().to_ascii_lowercase();
+        assert!(text.starts_with("http/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..read]));
         let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         if read >= head + 4 + length.parse::<usize>().unwrap() {
             return;
