@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use latentd_model::{Artefact, RuntimeInfo};
 use parking_lot::RwLock;
 
-use crate::admin::{AdminKey, AdminKeyError};
 use crate::admission::Admission;
 use crate::backend::Backends;
 use crate::config::Config;
 use crate::embedder::Embedder;
 use crate::http::problem::Problem;
+use crate::keys::{Keys, KeysError};
 use crate::refresh::{self, Refresh};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::watch;
 
 /// What handlers get.
 pub type AppState = Arc<App>;
@@ -37,8 +38,8 @@ pub struct App {
     pub runtime: Option<RuntimeInfo>,
     /// When the app was put together.
     pub started: Instant,
-    /// Who may change the encoder; nobody when there is no key.
-    pub admin: Option<AdminKey>,
+    /// Who may call.
+    pub keys: Keys,
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
@@ -55,9 +56,9 @@ pub enum AppError {
     /// A thread could not be started.
     #[error("cannot start threads: {0}")]
     Threads(#[from] std::io::Error),
-    /// The admin key cannot be had.
+    /// The keys cannot be had.
     #[error(transparent)]
-    Admin(#[from] AdminKeyError),
+    Keys(#[from] KeysError),
 }
 
 impl App {
@@ -76,8 +77,7 @@ impl App {
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
         let embedder = Embedder::start(&config, artefact, backends, admission.clone(), metrics.clone())?;
-        let file = &config.admin_key_file;
-        let admin = if file.as_os_str().is_empty() { None } else { Some(AdminKey::read(file)?) };
+        let keys = Keys::open(&config.api_keys_file, &config.admin_key_file)?;
         Ok(Arc::new(Self {
             config,
             store,
@@ -86,7 +86,7 @@ impl App {
             lifecycle: Lifecycle::default(),
             runtime,
             started: Instant::now(),
-            admin,
+            keys,
             refresh: Refresh::default(),
             writes: tokio::sync::RwLock::new(()),
             embedder: RwLock::new(embedder),
@@ -143,6 +143,17 @@ impl App {
         shutdown.wait().await;
         self.lifecycle.enter(Phase::Draining);
         self.metrics.ready.set(0.0);
+    }
+
+    /// Reads files again that may change while the server runs. Never ends when there are any.
+    pub async fn follow_files(self: Arc<Self>) {
+        let Some(file) = self.keys.file().map(std::path::Path::to_owned) else { return };
+        let app = self.clone();
+        watch::watch(vec![file], move || match app.keys.reload() {
+            Ok(keys) => tracing::info!(keys, "API keys read again"),
+            Err(error) => tracing::error!(%error, "the API keys from before stay in force"),
+        })
+        .await;
     }
 
     /// Ends the embedder's threads and closes the store. Call when no request is left.

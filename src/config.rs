@@ -12,7 +12,8 @@ use crate::backend::DeviceChoice;
 pub const DEFAULT_FILE: &str = "latentd.toml";
 
 /// Environment variables of the prefix that are not settings of the server.
-const OTHER_VARIABLES: [&str; 3] = ["LATENTD_CONFIG", "LATENTD_SHARED_DATA", "LATENTD_URL"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["LATENTD_CONFIG", "LATENTD_KEY_FILE", "LATENTD_SHARED_DATA", "LATENTD_URL"];
 
 /// What can be wrong with a configuration. Every message says which key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,8 @@ settings! {
     /// What is kept of an item's picture, so that another encoder can embed it again: original (the file: exact),
     /// thumbnail (a JPEG of at most 256 pixels a side: close) or none [default: thumbnail]
     keep_pictures: KeepPictures = KeepPictures::Thumbnail, "LATENTD_KEEP_PICTURES";
+    /// File of API keys, made with `latentd key new`: every call needs one of them [default: no call needs a key]
+    api_keys_file: PathBuf = PathBuf::new(), "LATENTD_API_KEYS_FILE";
     /// File with the key that may change the encoder of the running server [default: nobody may]
     admin_key_file: PathBuf = PathBuf::new(), "LATENTD_ADMIN_KEY_FILE";
     /// The ONNX Runtime library to load [default: looked up]

@@ -3,7 +3,6 @@
 //! A request goes [`http`] → [`embedder`] (decode pool) → [`batcher`] → [`backend`] → ONNX Runtime,
 //! and from there to the reply or the [`store`].
 
-pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod backend;
@@ -13,7 +12,9 @@ pub mod config;
 pub mod embedder;
 pub mod http;
 pub mod indexer;
+pub mod keys;
 pub mod locate;
+pub mod log;
 pub mod npy;
 pub mod pool;
 pub mod refresh;
@@ -21,3 +22,4 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod thumbnail;
+pub mod watch;

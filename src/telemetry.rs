@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::log::LogWriter;
 
 const METADATA: Metadata<'static> = Metadata::new("latentd", Level::INFO, None);
 
@@ -169,7 +170,7 @@ pub fn start_log(config: &Config) {
     };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
         .with_ansi(std::io::stderr().is_terminal());
     let started = if config.log_json {
         subscriber.json().flatten_event(true).try_init()
@@ -179,6 +180,10 @@ pub fn start_log(config: &Config) {
     if started.is_err() {
         tracing::debug!("a log was started before");
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, panic = panic.payload_as_str().unwrap_or("no text"), "a thread panicked");
+    }));
     if let Some(error) = bad {
         tracing::warn!(%error, "the log filter is not valid: logging at info");
     }

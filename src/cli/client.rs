@@ -1,5 +1,6 @@
 //! The client: a running server, as `index` and `search` talk to it with `--url`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -17,14 +18,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub struct Client {
     base: Url,
     http: reqwest::Client,
+    key: Option<String>,
 }
 
 impl Client {
-    /// At this address.
+    /// At this address, with the key in this file.
     ///
     /// # Errors
-    /// When it is no `http://` address.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
+    /// When it is no `http://` address, or the file holds no key.
+    pub fn new(url: &str, key_file: Option<&Path>) -> anyhow::Result<Self> {
         let base: Url = url.parse().with_context(|| format!("--url {url} is no address"))?;
         ensure!(base.scheme() == "http", "--url {url}: this client speaks http:// only");
         let http = reqwest::Client::builder()
@@ -32,7 +34,8 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .timeout(Duration::from_secs(300))
             .build()?;
-        Ok(Self { base, http })
+        let key = key_file.map(read_key).transpose()?;
+        Ok(Self { base, http, key })
     }
 
     fn at(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Url> {
@@ -102,10 +105,13 @@ impl Client {
     /// Sends a request, again when the server says that it is busy.
     async fn send(&self, request: impl Fn() -> anyhow::Result<RequestBuilder>) -> anyhow::Result<Value> {
         for tried in 1.. {
-            let sent = request()?.send().await;
+            let request = request()?;
+            let request = if let Some(key) = &self.key { request.bearer_auth(key) } else { request };
+            let sent = request.send().await;
             let response =
                 sent.with_context(|| format!("no answer from {}: is the server running?", self.base))?;
-            let busy = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+            let busy = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+            let busy = busy.contains(&response.status());
             if busy && tried < TRIES {
                 tokio::time::sleep(retry_after(&response)).await;
                 continue;
@@ -114,6 +120,14 @@ impl Client {
         }
         bail!("the server was too busy")
     }
+}
+
+fn read_key(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let key = text.trim();
+    let one_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_graphic());
+    ensure!(one_word, "{} holds no key (one line without spaces)", file.display());
+    Ok(key.to_owned())
 }
 
 fn retry_after(response: &Response) -> Duration {

@@ -6,6 +6,7 @@ mod embed;
 pub mod files;
 mod healthcheck;
 mod index;
+mod key;
 mod model;
 mod openapi;
 mod quantize;
@@ -14,12 +15,18 @@ mod search;
 pub mod serve;
 mod target;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Layer};
+use crate::log;
+
+/// Longest wait at the end for a reader of the log.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Serve your own image encoder: embeddings and nearest neighbours over REST.
 ///
@@ -66,6 +73,8 @@ enum Command {
     Search(Box<search::SearchArgs>),
     /// List, verify, compare or quantize artefacts
     Model(model::ModelArgs),
+    /// Make an API key
+    Key(key::KeyArgs),
     /// Install ONNX Runtime
     Runtime(runtime::RuntimeArgs),
     /// Print the OpenAPI description
@@ -85,14 +94,17 @@ pub fn main() -> ExitCode {
         Some(Command::Index(args)) => index::run(&args),
         Some(Command::Search(args)) => search::run(&args),
         Some(Command::Model(args)) => model::run(args),
+        Some(Command::Key(args)) => key::run(args),
         Some(Command::Runtime(args)) => runtime::run(&args),
         Some(Command::Openapi) => openapi::run(),
         Some(Command::Healthcheck(args)) => healthcheck::run(&args),
     };
+    log::flush(LOG_FLUSH);
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("latentd: {error:#}");
+            // Not eprintln, which panics when nobody reads any more.
+            let _ = writeln!(std::io::stderr(), "latentd: {error:#}");
             ExitCode::FAILURE
         }
     }

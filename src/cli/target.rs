@@ -1,6 +1,7 @@
 //! The target: where `index` and `search` work, a data folder of this machine or a running server.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -29,6 +30,9 @@ pub struct TargetArgs {
     /// Address of a running server, e.g. http://127.0.0.1:8080; without it the data folder is opened here
     #[arg(long, env = "LATENTD_URL", hide_env_values = true)]
     url: Option<String>,
+    /// File with the API key that the server asks for
+    #[arg(long, env = "LATENTD_KEY_FILE", hide_env_values = true)]
+    key_file: Option<PathBuf>,
     /// The collection
     #[arg(long, default_value = CollectionName::DEFAULT)]
     collection: String,
@@ -56,7 +60,7 @@ impl TargetArgs {
         let collection = CollectionName::new(&self.collection)?;
         let place = match &self.url {
             Some(url) => {
-                let client = Client::new(url)?;
+                let client = Client::new(url, self.key_file.as_deref())?;
                 let info = client.get("/info", &[]).await?;
                 let most = info["limits"]["max_images"].as_u64().and_then(|most| usize::try_from(most).ok());
                 let contract = info["model"]["contract"].as_str().and_then(|text| text.parse().ok());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use super::auth::{Caller, hold};
 use super::embed::RawBytes;
 use super::entries::{self, BulkEntry, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
@@ -17,6 +18,7 @@ use super::stored;
 use crate::admission::Permit;
 use crate::app::{App, AppState};
 use crate::indexer::{self, Source};
+use crate::keys::InFlight;
 
 /// What became of the items.
 #[derive(Debug, Serialize, ToSchema)]
@@ -65,7 +67,7 @@ pub enum BulkPayload {
     /// A body of a kind that other routes take too.
     Common(Payload),
     /// Lines of JSON.
-    Lines(Bytes, Arc<Permit>),
+    Lines(Bytes, Arc<Permit>, Option<Caller>),
 }
 
 impl FromRequest<AppState> for BulkPayload {
@@ -79,8 +81,9 @@ impl FromRequest<AppState> for BulkPayload {
             return Payload::from_request(request, app).await.map(Self::Common);
         }
         app.ready()?;
+        let caller = request.extensions().get().cloned();
         let (bytes, permit) = read_body(request.into_body(), app).await?;
-        Ok(Self::Lines(bytes, Arc::new(permit)))
+        Ok(Self::Lines(bytes, Arc::new(permit), caller))
     }
 }
 
@@ -108,7 +111,7 @@ pub async fn post_items(
     payload: BulkPayload,
 ) -> Result<axum::Json<BulkReply>, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
-    let (bulk, permit) = read(payload, &app).await?;
+    let Bulk { entries: bulk, permit, held: _held } = read(payload, &app).await?;
     let mut results = Vec::with_capacity(bulk.len());
     let (mut entries, mut places) = (Vec::new(), Vec::new());
     for (index, BulkEntry { id, entry }) in bulk.into_iter().enumerate() {
@@ -139,17 +142,26 @@ pub async fn post_items(
     Ok(axum::Json(BulkReply { collection: collection.to_string(), indexed, failed, results }))
 }
 
-async fn read(payload: BulkPayload, app: &App) -> Result<(Vec<BulkEntry>, Arc<Permit>), Problem> {
+/// A bulk body, taken apart.
+struct Bulk {
+    entries: Vec<BulkEntry>,
+    permit: Arc<Permit>,
+    held: Option<InFlight>,
+}
+
+async fn read(payload: BulkPayload, app: &App) -> Result<Bulk, Problem> {
     let max = app.config.max_images;
-    let (entries, permit) = match payload {
-        BulkPayload::Lines(bytes, permit) => {
-            (off_thread(bytes.len(), move || entries::of_ndjson(&bytes)).await?, permit)
+    let (entries, permit, caller) = match payload {
+        BulkPayload::Lines(bytes, permit, caller) => {
+            (off_thread(bytes.len(), move || entries::of_ndjson(&bytes)).await?, permit, caller)
         }
-        BulkPayload::Common(Payload { media, bytes, permit }) => match media {
-            MediaType::Json => (off_thread(bytes.len(), move || entries::of_json(&bytes)).await?, permit),
+        BulkPayload::Common(Payload { media, bytes, permit, caller }) => match media {
+            MediaType::Json => {
+                (off_thread(bytes.len(), move || entries::of_json(&bytes)).await?, permit, caller)
+            }
             MediaType::Multipart(boundary) => {
                 let (files, fields) = multipart_with_fields(bytes, boundary, max).await?;
-                (entries::of_form(files, fields)?, permit)
+                (entries::of_form(files, fields)?, permit, caller)
             }
             MediaType::Image => {
                 let detail = "this address takes many items, as a form, JSON or NDJSON: send one raw picture to PUT /items/{id}";
@@ -160,7 +172,8 @@ async fn read(payload: BulkPayload, app: &App) -> Result<(Vec<BulkEntry>, Arc<Pe
     };
     let is_picture =
         |entry: &&BulkEntry| matches!(&entry.entry, Ok(entry) if matches!(entry.source, Source::Picture(_)));
-    if entries.iter().filter(is_picture).count() > max {
+    let pictures = entries.iter().filter(is_picture).count();
+    if pictures > max {
         let detail = format!("a request holds at most {max} pictures: send the rest in another one");
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
         return Err(Problem::new(status, "too_many_images", detail).with("max_images", max));
@@ -168,5 +181,6 @@ async fn read(payload: BulkPayload, app: &App) -> Result<(Vec<BulkEntry>, Arc<Pe
     if entries.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no item"));
     }
-    Ok((entries, permit))
+    let held = hold(caller.as_ref(), pictures)?;
+    Ok(Bulk { entries, permit, held })
 }

@@ -1,17 +1,19 @@
 //! The API's description: /openapi.json, and Swagger UI at /docs.
 
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::routing::get;
 use axum::{Json, Router};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
-use utoipa::openapi::RefOr;
 use utoipa::openapi::content::Content;
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi, Ref, RefOr, Response, SecurityRequirement};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use super::auth::{self, Needs};
 use crate::app::AppState;
+use crate::keys::Role;
 
 /// A real reply, written by the tests into openapi/examples/.
 pub struct Example {
@@ -109,6 +111,50 @@ fn content<'a>(
     match response.content.get_mut(media)? {
         RefOr::T(content) => Some(content),
         RefOr::Ref(_) => None,
+    }
+}
+
+/// Adds how a key is sent, and what those get whose key does not do.
+pub fn with_keys(mut api: OpenApi) -> OpenApi {
+    let components = api.components.get_or_insert_default();
+    components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    let header = ApiKey::Header(ApiKeyValue::new(auth::X_API_KEY));
+    components.add_security_scheme("api_key", SecurityScheme::ApiKey(header));
+    for (path, item) in &mut api.paths.paths {
+        let operations = [
+            (Method::GET, &mut item.get),
+            (Method::PUT, &mut item.put),
+            (Method::POST, &mut item.post),
+            (Method::DELETE, &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            match auth::needs(&method, path) {
+                Some(Needs::Nothing) => {}
+                Some(Needs::Role(role)) => needs_key(operation, role),
+                None => needs_key(operation, Role::Admin),
+            }
+        }
+    }
+    api
+}
+
+fn needs_key(operation: &mut Operation, role: Role) {
+    let scheme = |name: &str| SecurityRequirement::new(name, [] as [&str; 0]);
+    // A server without keys takes everybody's requests, but for those of an administrator.
+    let open = (role != Role::Admin).then(SecurityRequirement::default);
+    operation.security = Some(open.into_iter().chain([scheme("bearer"), scheme("api_key")]).collect());
+    let told = [
+        ("401", "The server has keys, and none of them was sent".to_owned()),
+        ("403", format!("The key has not the role {role}")),
+        ("429", "The key has had what it may for now; see retry-after".to_owned()),
+    ];
+    let responses = &mut operation.responses.responses;
+    for (status, description) in told {
+        let schema = Ref::from_schema_name("Problem");
+        let mut response = Response::new(description);
+        response.content.insert(PROBLEM.to_owned(), Content::new(Some(schema)).into());
+        responses.entry(status.to_owned()).or_insert_with(|| response.into());
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+use super::auth::Caller;
 use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::AppState;
@@ -106,6 +107,8 @@ pub struct Payload {
     pub bytes: Bytes,
     /// Its place in the server; share it with the work that holds on to the bytes.
     pub permit: Arc<Permit>,
+    /// Whose it is, where that is known.
+    pub caller: Option<Caller>,
 }
 
 impl FromRequest<AppState> for Payload {
@@ -114,8 +117,9 @@ impl FromRequest<AppState> for Payload {
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Self::Rejection> {
         app.ready()?;
         let media = MediaType::of(request.headers())?;
+        let caller = request.extensions().get().cloned();
         let (bytes, permit) = read_body(request.into_body(), app).await?;
-        Ok(Self { media, bytes, permit: Arc::new(permit) })
+        Ok(Self { media, bytes, permit: Arc::new(permit), caller })
     }
 }
 

@@ -12,11 +12,13 @@ use latentd_model::ImageBytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::auth::hold;
 use super::extract::{MediaType, Payload, parse_json};
 use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::App;
 use crate::embedder::{EmbedError, Embedded, Embedder};
+use crate::keys::InFlight;
 
 /// Standard alphabet; padding may be left out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -62,6 +64,8 @@ pub struct Inputs {
     pub single: bool,
     /// The body's place in the server.
     pub permit: Arc<Permit>,
+    /// The pictures as counted for the caller's key.
+    pub held: Option<InFlight>,
 }
 
 /// The JSON form of several pictures.
@@ -97,12 +101,11 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// # Errors
 /// When the form itself is broken, or there are none or too many; a broken picture is an inner error.
 pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
-    let Payload { media, bytes, permit } = payload;
+    let Payload { media, bytes, permit, caller } = payload;
     let max = app.config.max_images;
+    let single = media == MediaType::Image;
     let images = match media {
-        MediaType::Image => {
-            return Ok(Inputs { images: vec![Ok(ImageBytes(bytes))], single: true, permit });
-        }
+        MediaType::Image => vec![Ok(ImageBytes(bytes))],
         MediaType::Json => off_thread(bytes.len(), move || json_inputs(&bytes, max)).await?,
         MediaType::Multipart(boundary) => {
             let parts = multipart(bytes, boundary, max).await?;
@@ -112,7 +115,8 @@ pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
     if images.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no picture"));
     }
-    Ok(Inputs { images, single: false, permit })
+    let held = hold(caller.as_ref(), images.len())?;
+    Ok(Inputs { images, single, permit, held })
 }
 
 /// Runs `work` on a blocking thread when it goes through more than a little.
@@ -240,7 +244,7 @@ pub async fn embed_inputs(
     embedder: &Embedder,
     inputs: Inputs,
 ) -> Result<Vec<Result<Embedded, ItemError>>, Problem> {
-    let Inputs { images, single, permit } = inputs;
+    let Inputs { images, single, permit, held: _held } = inputs;
     let good = images.iter().filter_map(|input| input.as_ref().ok()).cloned().collect();
     let mut outcomes = embedder.embed_all(good, Some(permit)).await?.into_iter();
     let mut results = Vec::with_capacity(images.len());

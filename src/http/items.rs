@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::hold;
 use super::embed::RawBytes;
 use super::entries::{self, ItemBody};
 use super::extract::{MediaType, Path, Payload, Query, Ready, parse_json};
@@ -102,8 +103,9 @@ async fn put_item(
     payload: Payload,
 ) -> Result<Response, Problem> {
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
-    let permit = payload.permit.clone();
+    let (permit, caller) = (payload.permit.clone(), payload.caller.clone());
     let (source, metadata) = one_item(payload, query.metadata.as_deref(), &app).await?;
+    let _held = hold(caller.as_ref(), usize::from(matches!(source, Source::Picture(_))))?;
     let entry = Entry { id, source, metadata };
     // The encoder does not change while this is held.
     let _writing = app.writes.read().await;

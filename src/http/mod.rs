@@ -1,5 +1,6 @@
 //! HTTP: routes, extractors, replies. Handlers extract, call one thing, and respond.
 
+pub mod auth;
 pub mod bulk;
 pub mod collections;
 pub mod docs;

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
+use super::auth::Who;
 use super::problem::Problem;
 use crate::app::AppState;
 
@@ -32,7 +33,9 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     let id = taken_over(request.headers()).unwrap_or_else(new_id);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let matched = request.extensions().get::<MatchedPath>().cloned();
+    let who = Who::default();
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(who.clone());
     let span = tracing::info_span!("request", id);
     let limit = app.config.request_timeout();
     let response = match tokio::time::timeout(limit, next.run(request).instrument(span)).await {
@@ -49,33 +52,38 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     // Unknown paths share one label, or a scanner would fill the memory with series.
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     app.metrics.request(route, method_label(&method), status, took);
-    log(&app, &response, &method, &path, route, &id, took);
+    log(&app, &response, &Line { method: &method, path: &path, route, id: &id, key: who.name(), took });
     response
 }
 
-fn log(
-    app: &AppState,
-    response: &Response,
-    method: &Method,
-    path: &str,
-    route: &str,
-    id: &str,
-    took: std::time::Duration,
-) {
+/// What the log tells of a request: never its body, its query or its key.
+struct Line<'a> {
+    method: &'a Method,
+    path: &'a str,
+    route: &'a str,
+    id: &'a str,
+    /// The name of the key.
+    key: Option<&'a str>,
+    took: Duration,
+}
+
+fn log(app: &AppState, response: &Response, line: &Line<'_>) {
+    let &Line { method, path, route, id, key, took } = line;
     let (status, ms) = (response.status().as_u16(), took.as_micros() as f64 / 1e3);
     let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
-    if let (Some(code), StatusCode::SERVICE_UNAVAILABLE) = (code, response.status()) {
+    let busy = matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    if let (Some(code), true) = (code, busy) {
         app.metrics
             .counter("latentd_rejected_total", vec![metrics::Label::new("code", code.to_owned())])
             .increment(1);
     }
     let path: String = path.chars().take(200).collect();
     if matches!(route, "/livez" | "/readyz" | "/metrics") {
-        tracing::debug!(%method, path, status, ms, id, "request");
+        tracing::debug!(%method, path, status, ms, id, key, "request");
     } else if response.status().is_server_error() {
-        tracing::warn!(%method, path, status, ms, id, code, "request");
+        tracing::warn!(%method, path, status, ms, id, key, code, "request");
     } else {
-        tracing::info!(%method, path, status, ms, id, code, "request");
+        tracing::info!(%method, path, status, ms, id, key, code, "request");
     }
 }
 

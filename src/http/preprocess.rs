@@ -36,7 +36,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
     )
 )]
 async fn preprocess(State(app): State<AppState>, payload: Payload) -> Result<impl IntoResponse, Problem> {
-    let Inputs { mut images, permit, .. } = inputs(payload, &app).await?;
+    let Inputs { mut images, permit, held: _held, .. } = inputs(payload, &app).await?;
     let (Some(input), true) = (images.pop(), images.is_empty()) else {
         let detail = "this route takes one picture at a time";
         return Err(Problem::bad_request("too_many_images", detail));

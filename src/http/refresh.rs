@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, State};
-use axum::http::{StatusCode, header, request::Parts};
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -23,31 +23,6 @@ pub fn routes() -> OpenApiRouter<AppState> {
 
 /// How long a reply waits for a change that may be done in a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The request has the admin key.
-pub struct Admin;
-
-impl FromRequestParts<AppState> for Admin {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
-        let Some(key) = &app.admin else {
-            let detail = "changing the encoder is off: start the server with --admin-key-file FILE, and send the key in it as `authorization: Bearer KEY`";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "admin_key_not_set", detail));
-        };
-        let value = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = value.and_then(|value| value.split_once(' '));
-        match given {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && key.is(given.trim()) => {
-                Ok(Self)
-            }
-            _ => {
-                let detail = "this takes the admin key: send it as `authorization: Bearer KEY`";
-                Err(Problem::new(StatusCode::UNAUTHORIZED, "admin_key_needed", detail))
-            }
-        }
-    }
-}
 
 impl From<RefreshError> for Problem {
     fn from(error: RefreshError) -> Self {
@@ -108,7 +83,6 @@ struct ActivateQuery {
 async fn activate(
     State(app): State<AppState>,
     _: Ready,
-    _: Admin,
     Path(name): Path<String>,
     Query(query): Query<ActivateQuery>,
 ) -> Result<(StatusCode, axum::Json<Progress>), Problem> {
@@ -163,7 +137,6 @@ struct RollbackQuery {
 async fn rollback(
     State(app): State<AppState>,
     _: Ready,
-    _: Admin,
     Query(query): Query<RollbackQuery>,
 ) -> Result<(StatusCode, axum::Json<Progress>), Problem> {
     refresh::roll_back(&app, query.drop_unembeddable).await?;
@@ -205,10 +178,7 @@ async fn progress(State(app): State<AppState>) -> axum::Json<Progress> {
         (status = 409, description = "No change is under way", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn cancel(
-    State(app): State<AppState>,
-    _: Admin,
-) -> Result<(StatusCode, axum::Json<Progress>), Problem> {
+async fn cancel(State(app): State<AppState>) -> Result<(StatusCode, axum::Json<Progress>), Problem> {
     if !app.refresh.cancel() {
         return Err(Problem::conflict("no_refresh", "no change of the encoder is under way"));
     }

@@ -7,7 +7,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{collections, docs, embed, info, items, models, observe, preprocess, refresh, search, ui};
+use super::{auth, collections, docs, embed, info, items, models, observe, preprocess, refresh, search, ui};
 use crate::app::AppState;
 
 fn described() -> OpenApiRouter<AppState> {
@@ -31,7 +31,7 @@ pub fn openapi() -> OpenApi {
 /// The description of the API with other examples than those compiled in.
 #[must_use]
 pub fn openapi_with(text: impl Fn(&docs::Example) -> String) -> OpenApi {
-    docs::with_examples(described().into_openapi(), text)
+    docs::with_keys(docs::with_examples(described().into_openapi(), text))
 }
 
 /// The whole app as a service.
@@ -41,6 +41,7 @@ pub fn router(app: AppState) -> Router {
         .merge(docs::routes(openapi()))
         .merge(ui::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(from_fn_with_state(app.clone(), auth::authorise))
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)

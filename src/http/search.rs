@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
 use super::input::{Inputs, embed_inputs, image_from_text, multipart, off_thread};
@@ -164,12 +165,13 @@ async fn search(
     payload: Payload,
 ) -> Result<axum::Json<SearchReply>, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
-    let permit = payload.permit.clone();
+    let (permit, caller) = (payload.permit.clone(), payload.caller.clone());
     let (target, how) = read(payload, query, &app).await?;
     let exclude = match &target {
         Target::Item(id) if how.exclude_self => vec![id.clone()],
         _ => Vec::new(),
     };
+    let _held = hold(caller.as_ref(), usize::from(matches!(target, Target::Picture(_))))?;
     let with_vectors = how.include.contains(&Include::Vector);
     let with_metadata = how.include.contains(&Include::Metadata);
     let How { k, filter, min_score, .. } = how;
@@ -281,7 +283,7 @@ async fn resolve(
         }
         Target::Picture(image) => {
             let embedder = app.embedder();
-            let inputs = Inputs { images: vec![Ok(image)], single: true, permit };
+            let inputs = Inputs { images: vec![Ok(image)], single: true, permit, held: None };
             let embedded = embed_inputs(&embedder, inputs).await?.into_iter().next();
             let embedded = embedded.ok_or_else(Problem::internal)??;
             Ok((embedded.embedding, embedder.artefact().contract()))

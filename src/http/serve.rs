@@ -25,6 +25,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 pub async fn serve(app: AppState, listener: TcpListener, router: Router, shutdown: Shutdown) {
     tokio::spawn(app.clone().drain_on(shutdown.clone()));
     let upkeep = tokio::spawn(upkeep(app.clone()));
+    let following = tokio::spawn(app.clone().follow_files());
     let graceful = GracefulShutdown::new();
     accept(&app, &listener, &router, &graceful, &shutdown).await;
     drop(listener);
@@ -37,6 +38,7 @@ pub async fn serve(app: AppState, listener: TcpListener, router: Router, shutdow
         }
     }
     upkeep.abort();
+    following.abort();
     if tokio::time::timeout(CLOSE, app.close()).await.is_err() {
         tracing::warn!("the embedder or the store did not close in time");
     }

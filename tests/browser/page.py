@@ -4,7 +4,8 @@
     python3 tests/browser/page.py [--screenshots DIR]
 
 Drops example pictures on the page, adds them to the index and checks what it shows: the vector,
-the encoder's view, the neighbours with their thumbnails, and a clear error for a text named .jpg.
+the encoder's view, the neighbours with their thumbnails, and a clear error for a text named .jpg;
+then, on a server with keys, that it asks for one and works with it.
 Any error on the console or against the content security policy fails. Needs the built server, a
 Chromium on PATH, and PyPI's playwright, which it installs into a virtual environment of its own.
 Without a Chromium it says so and ends well.
@@ -20,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serving import ROOT, TARGET, serve  # noqa: E402
+from serving import ROOT, TARGET, program, serve  # noqa: E402
 
 PLAYWRIGHT = "playwright==1.65.2"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -72,6 +73,27 @@ def check_page(page, url, shots):
         page.screenshot(path=shots / "page.png", full_page=True)
 
 
+def check_key(page, url, key):
+    """A server with keys: the page asks for one, and works with it until the tab is closed."""
+    page.goto(url)
+    page.wait_for_selector("#key-form:not([hidden])")
+    assert "key_needed" in page.locator("#problem").text_content()
+    page.fill("#key", key)
+    page.click("#key-form button[type=submit]")
+    until(page, "document.querySelector('#model').textContent.includes('encoder')")
+    assert page.locator("#key-form").is_hidden() and page.locator("#problem").is_hidden()
+    page.reload()
+    until(page, "document.querySelector('#model').textContent.includes('encoder')")
+    page.set_input_files("#file", ROOT / "examples/shoes-1.jpg")
+    page.wait_for_selector("#add:not([hidden])")
+    page.click("#add button")
+    until(page, "document.querySelectorAll('#neighbours li').length === 1")
+    until(page, "[...document.querySelectorAll('#neighbours img')].every(i => i.naturalWidth > 0)")
+    page.click("#key-open")
+    page.click("#key-forget")
+    assert page.evaluate("sessionStorage.length") == 0
+
+
 def check_bad_picture(page, scratch, shots):
     text = scratch / "text.jpg"
     text.write_text("this is no picture\n")
@@ -121,6 +143,15 @@ def main():
             assert not errors, errors
             page.goto(url)
             check_bad_picture(page, scratch, shots)
+            keys = scratch / "keys.toml"
+            new = [program("latentd"), "key", "new", "--name", "page", "--role", "write", "--file", keys]
+            key = subprocess.run(new, check=True, capture_output=True, text=True).stdout.strip()
+            guarded, guarded_url = serve(scratch / "guarded", "--api-keys-file", keys)
+            try:
+                check_key(page, guarded_url, key)
+            finally:
+                guarded.send_signal(signal.SIGTERM)
+                guarded.wait(60)
             browser.close()
     finally:
         server.send_signal(signal.SIGTERM)

@@ -159,3 +159,51 @@ async fn an_int8_sibling_is_written_only_when_neighbours_stay() {
     int8.stop().await;
     float.stop().await;
 }
+
+/// Serves with its log going into a pipe, and waits until it is ready. The pipe's end comes back.
+fn serving_into_a_pipe(
+    data: &std::path::Path,
+) -> (std::process::Child, String, impl Iterator<Item = String>) {
+    let mut child = latentd()
+        .args(["--listen", "127.0.0.1:0", "--log", "debug", "--data-dir"])
+        .arg(data)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
+    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    lines.find(|line| line.contains("ready")).expect("it was not ready");
+    (child, url, lines)
+}
+
+async fn answers_and_ends(mut child: std::process::Child, url: &str, requests: usize) {
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(20)).build().unwrap();
+    // The path is logged, so that a pipe of 64 KiB is full before long.
+    let path = format!("{url}/{}", "x".repeat(150));
+    for _ in 0..requests {
+        assert_eq!(client.get(&path).send().await.unwrap().status(), 404);
+    }
+    assert_eq!(client.get(format!("{url}/livez")).send().await.unwrap().status(), 200);
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), ended).await;
+    assert!(ended.expect("it did not end").unwrap().success());
+}
+
+#[tokio::test]
+async fn a_log_whose_reader_is_gone_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (child, url, lines) = serving_into_a_pipe(dir.path());
+    drop(lines);
+    answers_and_ends(child, &url, 5).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (child, url, lines) = serving_into_a_pipe(dir.path());
+    answers_and_ends(child, &url, 1000).await;
+    drop(lines);
+}

@@ -11,6 +11,7 @@ mod examples;
 mod generations;
 mod index_cli;
 mod items;
+mod keys;
 mod kill9;
 mod openapi;
 mod overload;

@@ -21,16 +21,42 @@ class Problem extends Error {
   }
 }
 
-async function ask(path, options) {
+/** The key that calls are made with, in this tab alone. */
+const KEY = "latentd-key";
+const key = () => sessionStorage.getItem(KEY);
+
+async function ask(path, { headers = {}, ...options } = {}) {
   let reply;
   try {
-    reply = await fetch(path, options);
+    reply = await fetch(path, { ...options, headers: key() ? { ...headers, authorization: `Bearer ${key()}` } : headers });
   } catch {
     throw new Problem({ title: "No answer", detail: "The server cannot be reached. Is it still running?", code: "unreachable" });
   }
   if (reply.ok) return reply;
+  if (reply.status === 401) askForKey();
   const problem = await reply.json().catch(() => ({}));
   throw new Problem({ title: reply.statusText || `Status ${reply.status}`, detail: "The server gave no reason.", code: String(reply.status), ...problem });
+}
+
+function askForKey() {
+  $("key-open").hidden = false;
+  $("key-form").hidden = false;
+  $("key").value = "";
+  $("key").focus();
+}
+
+function useKey(event) {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("key").value.trim());
+  $("key").value = "";
+  for (const id of ["key-form", "problem"]) $(id).hidden = true;
+  if (picture) choose(picture);
+  showModel().catch(showProblem);
+}
+
+function forgetKey() {
+  sessionStorage.removeItem(KEY);
+  $("key-form").hidden = true;
 }
 
 function post(path, file, accept) {
@@ -142,10 +168,19 @@ async function showNeighbours(stale = () => false) {
   $("near").hidden = false;
 }
 
+/** An image element sends no key, so that with one the file is asked for here. */
+async function showThumbnail(image, path) {
+  if (!key()) { image.src = path; return; }
+  const file = await (await ask(path)).blob();
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+}
+
 function neighbour({ id, score, metadata }) {
   const figure = element("figure");
-  const image = element("img", { alt: "", loading: "lazy", src: `/items/${encodeURIComponent(id)}/image?collection=${encodeURIComponent(collection())}` });
+  const image = element("img", { alt: "", loading: "lazy" });
   image.onerror = () => figure.replaceChildren("∅");
+  showThumbnail(image, `/items/${encodeURIComponent(id)}/image?collection=${encodeURIComponent(collection())}`).catch(image.onerror);
   figure.append(image);
   const meter = element("meter", { min: 0, max: 1, value: Math.max(0, score) });
   const about = metadata && Object.keys(metadata).length ? JSON.stringify(metadata) : "";
@@ -181,6 +216,10 @@ async function copy() {
   setTimeout(() => { $("copy").textContent = "Copy as JSON"; }, 1500);
 }
 
+$("key-form").addEventListener("submit", useKey);
+$("key-forget").addEventListener("click", forgetKey);
+$("key-open").addEventListener("click", askForKey);
+$("key-open").hidden = !key();
 $("file").addEventListener("change", ({ target }) => { $("id").value = ""; choose(target.files[0]); });
 $("add").addEventListener("submit", add);
 $("collection").addEventListener("change", () => showNeighbours().catch(showProblem));
