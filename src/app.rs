@@ -1,5 +1,6 @@
 //! The app: everything that handlers share, from start-up to the last answer.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::refresh::{self, Refresh};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::tls::{Tls, TlsError};
 use crate::watch;
 
 /// What handlers get.
@@ -40,6 +42,8 @@ pub struct App {
     pub started: Instant,
     /// Who may call.
     pub keys: Keys,
+    /// What connections are encrypted with, if they are.
+    pub tls: Option<Tls>,
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
@@ -59,6 +63,9 @@ pub enum AppError {
     /// The keys cannot be had.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The certificate cannot be had.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
 }
 
 impl App {
@@ -78,6 +85,8 @@ impl App {
         let admission = Admission::new(config.queue_images, config.queue_bytes);
         let embedder = Embedder::start(&config, artefact, backends, admission.clone(), metrics.clone())?;
         let keys = Keys::open(&config.api_keys_file, &config.admin_key_file)?;
+        let encrypted = !config.tls_cert.as_os_str().is_empty();
+        let tls = if encrypted { Some(Tls::open(&config.tls_cert, &config.tls_key)?) } else { None };
         Ok(Arc::new(Self {
             config,
             store,
@@ -87,6 +96,7 @@ impl App {
             runtime,
             started: Instant::now(),
             keys,
+            tls,
             refresh: Refresh::default(),
             writes: tokio::sync::RwLock::new(()),
             embedder: RwLock::new(embedder),
@@ -147,13 +157,27 @@ impl App {
 
     /// Reads files again that may change while the server runs. Never ends when there are any.
     pub async fn follow_files(self: Arc<Self>) {
-        let Some(file) = self.keys.file().map(std::path::Path::to_owned) else { return };
-        let app = self.clone();
-        watch::watch(vec![file], move || match app.keys.reload() {
-            Ok(keys) => tracing::info!(keys, "API keys read again"),
-            Err(error) => tracing::error!(%error, "the API keys from before stay in force"),
-        })
-        .await;
+        let keys = async {
+            let Some(file) = self.keys.file().map(Path::to_owned) else { return };
+            let app = self.clone();
+            watch::watch(vec![file], move || match app.keys.reload() {
+                Ok(keys) => tracing::info!(keys, "API keys read again"),
+                Err(error) => tracing::error!(%error, "the API keys from before stay in force"),
+            })
+            .await;
+        };
+        let tls = async {
+            let Some(tls) = &self.tls else { return };
+            let app = self.clone();
+            watch::watch(tls.files().map(Path::to_owned).to_vec(), move || {
+                match app.tls.as_ref().map(Tls::reload) {
+                    Some(Err(error)) => tracing::error!(%error, "the certificate from before stays in use"),
+                    _ => tracing::info!("certificate read again"),
+                }
+            })
+            .await;
+        };
+        tokio::join!(keys, tls);
     }
 
     /// Ends the embedder's threads and closes the store. Call when no request is left.

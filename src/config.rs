@@ -1,5 +1,7 @@
 //! The configuration: one typed value, layered as flags > `LATENTD_*` environment > `latentd.toml` > defaults.
 
+mod list;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::DeviceChoice;
+use list::is_origin;
+pub use list::{ANY_ORIGIN, List};
 
 /// The file read from the working directory when `--config` names none.
 pub const DEFAULT_FILE: &str = "latentd.toml";
@@ -113,6 +117,14 @@ settings! {
     api_keys_file: PathBuf = PathBuf::new(), "LATENTD_API_KEYS_FILE";
     /// File with the key that may change the encoder of the running server [default: nobody may]
     admin_key_file: PathBuf = PathBuf::new(), "LATENTD_ADMIN_KEY_FILE";
+    /// Origins whose pages may call from a browser, e.g. https://shop.example; `*` for all [default: none]
+    cors_origins: List<String> = List::default(), "LATENTD_CORS_ORIGINS";
+    /// PEM file with the certificate to serve TLS with, and those that vouch for it [default: no TLS]
+    tls_cert: PathBuf = PathBuf::new(), "LATENTD_TLS_CERT";
+    /// PEM file with its key
+    tls_key: PathBuf = PathBuf::new(), "LATENTD_TLS_KEY";
+    /// PEM file with certificates to trust beside the system's, for --url
+    ca_file: PathBuf = PathBuf::new(), "LATENTD_CA_FILE";
     /// The ONNX Runtime library to load [default: looked up]
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
@@ -199,6 +211,15 @@ impl Config {
             if value > 1024 {
                 return Err(range(key, value, "must be at most 1024"));
             }
+        }
+        let origins = &self.cors_origins.0;
+        if let Some(bad) = origins.iter().find(|&origin| !is_origin(origin) && origins != &[ANY_ORIGIN]) {
+            let reason = "must be as a browser sends it: https://shop.example, with a port that is not the scheme's own; or * alone";
+            return Err(range("cors_origins", bad, reason));
+        }
+        if self.tls_cert.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
+            let reason = "tls_cert and tls_key go together";
+            return Err(range("tls_cert", self.tls_cert.display(), reason));
         }
         if self.max_batch > 4096 {
             return Err(range("max_batch", self.max_batch, "must be at most 4096"));

@@ -1,12 +1,15 @@
 //! `latentd healthcheck`: asks a running server whether it is ready, for containers without curl.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use hyper::{Request, StatusCode};
+
+use crate::net::{self, Connection, Roots};
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -17,6 +20,13 @@ pub struct HealthcheckArgs {
     /// Milliseconds to wait, at most
     #[arg(long, default_value_t = 2000)]
     timeout_ms: u64,
+    /// Speak TLS, also where the variable LATENTD_TLS_CERT is set as it is for the server. Whose certificate it is
+    /// does not count: this machine asks itself, and tells nothing
+    #[arg(long)]
+    tls: bool,
+    /// The server's certificate
+    #[arg(long, env = "LATENTD_TLS_CERT", hide = true)]
+    tls_cert: Option<PathBuf>,
 }
 
 /// Exits 0 when /readyz says 200.
@@ -25,11 +35,14 @@ pub struct HealthcheckArgs {
 /// When nobody answers.
 pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let address = reachable(args.listen);
-    let status = readyz(address, Duration::from_millis(args.timeout_ms.max(1)))
-        .with_context(|| format!("no answer from {address}"))?;
-    println!("{}", status.trim());
-    let ready = status.split(' ').nth(1) == Some("200");
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let tls = args.tls || args.tls_cert.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    let limit = Duration::from_millis(args.timeout_ms.max(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(async { tokio::time::timeout(limit, readyz(address, tls)).await });
+    let status =
+        asked.map_err(anyhow::Error::from).flatten().with_context(|| format!("no answer from {address}"))?;
+    println!("{status}");
+    Ok(if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A server that listens on every address is asked on the loopback one.
@@ -42,13 +55,11 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The status line of GET /readyz.
-fn readyz(address: SocketAddr, limit: Duration) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(line)
+/// The status of GET /readyz.
+async fn readyz(address: SocketAddr, tls: bool) -> anyhow::Result<StatusCode> {
+    let name = tls.then_some("localhost");
+    let mut connection: Connection = net::connect(address, name, &Roots::anybody()?).await?;
+    let request =
+        Request::get("/readyz").header("host", address.to_string()).body(http_body_util::Empty::new())?;
+    Ok(connection.sender.send_request(request).await?.status())
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Layer};
-use crate::log;
+use crate::log::{self, LogWriter};
 
 /// Longest wait at the end for a reader of the log.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
@@ -99,13 +99,11 @@ pub fn main() -> ExitCode {
         Some(Command::Openapi) => openapi::run(),
         Some(Command::Healthcheck(args)) => healthcheck::run(&args),
     };
+    let code = outcome.unwrap_or_else(|error| {
+        // By way of the log: writing to standard error itself may wait for a reader that never comes.
+        let _ = LogWriter.write_all(format!("latentd: {error:#}\n").as_bytes());
+        ExitCode::FAILURE
+    });
     log::flush(LOG_FLUSH);
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            // Not eprintln, which panics when nobody reads any more.
-            let _ = writeln!(std::io::stderr(), "latentd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    code
 }

@@ -167,6 +167,7 @@ fn announce(app: &App, listener: &TcpListener) {
         sessions = embedder.sessions(),
         decode_threads = embedder.decode_threads(),
         onnxruntime = app.runtime.as_ref().map(|runtime| runtime.version.as_str()),
-        "serving on http://{address}"
+        "serving on {}://{address}",
+        if app.tls.is_some() { "https" } else { "http" }
     );
 }

@@ -27,7 +27,7 @@ use crate::telemetry::{self, Metrics};
 /// Where to work.
 #[derive(Debug, Clone, Args)]
 pub struct TargetArgs {
-    /// Address of a running server, e.g. http://127.0.0.1:8080; without it the data folder is opened here
+    /// Address of a running server, e.g. http://127.0.0.1:8080 or https://…; without it the data folder is opened here
     #[arg(long, env = "LATENTD_URL", hide_env_values = true)]
     url: Option<String>,
     /// File with the API key that the server asks for
@@ -60,7 +60,7 @@ impl TargetArgs {
         let collection = CollectionName::new(&self.collection)?;
         let place = match &self.url {
             Some(url) => {
-                let client = Client::new(url, self.key_file.as_deref())?;
+                let client = Client::new(url, self.key_file.as_deref(), &config.ca_file)?;
                 let info = client.get("/info", &[]).await?;
                 let most = info["limits"]["max_images"].as_u64().and_then(|most| usize::try_from(most).ok());
                 let contract = info["model"]["contract"].as_str().and_then(|text| text.parse().ok());

@@ -178,5 +178,7 @@ pub fn routes(api: OpenApi) -> Router<AppState> {
         let api = api.clone();
         async move { Json(api.as_ref().clone()) }
     };
-    Router::from(page).layer(layer).route("/openapi.json", get(served))
+    let referrer = HeaderValue::from_static("no-referrer");
+    let referrer = SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, referrer);
+    Router::from(page).layer(layer).layer(referrer).route("/openapi.json", get(served))
 }

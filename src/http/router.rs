@@ -1,13 +1,16 @@
 //! The router: every resource's routes, and what all requests pass through.
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{auth, collections, docs, embed, info, items, models, observe, preprocess, refresh, search, ui};
+use super::{
+    auth, collections, cors, docs, embed, info, items, models, observe, preprocess, refresh, search, ui,
+};
 use crate::app::AppState;
 
 fn described() -> OpenApiRouter<AppState> {
@@ -37,12 +40,21 @@ pub fn openapi_with(text: impl Fn(&docs::Example) -> String) -> OpenApi {
 /// The whole app as a service.
 pub fn router(app: AppState) -> Router {
     let (routes, _) = described().split_for_parts();
-    routes
+    let routes = routes
         .merge(docs::routes(openapi()))
         .merge(ui::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(app.clone(), auth::authorise))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
         .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(from_fn_with_state(app.clone(), observe::observe))
-        .with_state(app)
+        .layer(from_fn_with_state(app.clone(), observe::observe));
+    // Outermost, so that a browser's question needs no key and every reply can be read where it may be.
+    let routes = match cors::layer(&app.config.cors_origins.0) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes.with_state(app)
 }

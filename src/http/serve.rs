@@ -10,10 +10,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::Accept;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use crate::app::AppState;
 use crate::shutdown::Shutdown;
+use crate::tls::Tls;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -66,16 +69,44 @@ async fn accept(
             let router = router.clone();
             async move { router.oneshot(request.map(axum::body::Body::new)).await }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let acceptor = app.tls.as_ref().map(Tls::acceptor);
+        let (http, watcher) = (http.clone(), graceful.watcher());
+        let (limit, shutdown) = (app.config.header_timeout(), shutdown.clone());
         let open = app.metrics.connections.clone();
         open.increment(1.0);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = match acceptor {
+                None => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                Some(acceptor) => match handshake(acceptor.accept(stream), limit, &shutdown).await {
+                    Some(stream) => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                    None => Ok(()),
+                },
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection broke");
             }
             open.decrement(1.0);
             drop(place);
         });
+    }
+}
+
+/// The encrypted stream, unless the client takes too long for it, fails, or the server is to end.
+async fn handshake(
+    accept: Accept<TcpStream>,
+    limit: Duration,
+    shutdown: &Shutdown,
+) -> Option<TlsStream<TcpStream>> {
+    tokio::select! {
+        done = tokio::time::timeout(limit, accept) => match done {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+            Err(_) => None,
+        },
+        () = shutdown.wait() => None,
     }
 }
 

@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod cli;
+mod cors;
 mod embed;
 mod encodings;
 mod examples;
@@ -19,3 +20,4 @@ mod refresh;
 mod search;
 mod server;
 mod store;
+mod tls;

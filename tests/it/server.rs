@@ -97,6 +97,9 @@ async fn the_pages_are_served_with_a_content_security_policy() {
         assert_eq!(reply.headers()["content-type"], kind, "{path}");
         let policy = reply.headers()["content-security-policy"].to_str().unwrap().to_owned();
         assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert_eq!(reply.headers()["x-content-type-options"], "nosniff", "{path}");
+        assert_eq!(reply.headers()["referrer-policy"], "no-referrer", "{path}");
         let text = reply.text().await.unwrap();
         assert!(text.contains(content), "{path}");
         assert!(!text.contains("//cdn") && !text.contains("https://unpkg"), "{path}");
