@@ -41,7 +41,7 @@ impl Admission {
     /// # Errors
     /// [`Overloaded`] when either bound would be passed; nothing is taken then.
     pub fn admit(&self, images: usize, bytes: usize) -> Result<Permit, Overloaded> {
-        let mut permit = Permit { admission: self.clone(), images: 0, bytes: 0 };
+        let mut permit = Permit { admission: self.clone(), images: 0, bytes: 0, beside: Vec::new() };
         permit.grow(images, bytes)?;
         Ok(permit)
     }
@@ -82,6 +82,7 @@ pub struct Permit {
     admission: Admission,
     images: usize,
     bytes: usize,
+    beside: Vec<Arc<Permit>>,
 }
 
 impl Permit {
@@ -101,6 +102,20 @@ impl Permit {
         self.images += images;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Takes over what other permits hold.
+    pub fn absorb(&mut self, others: impl IntoIterator<Item = Self>) {
+        for mut other in others {
+            self.images += std::mem::take(&mut other.images);
+            self.bytes += std::mem::take(&mut other.bytes);
+            self.beside.append(&mut other.beside);
+        }
+    }
+
+    /// Keeps another permit as long as this one.
+    pub fn keep(&mut self, other: Arc<Self>) {
+        self.beside.push(other);
     }
 
     /// Bytes held by this permit.
@@ -173,7 +188,14 @@ mod tests {
         assert!(first.grow(0, 41).is_err());
         first.grow(1, 40).unwrap();
         assert!(admission.admit(usize::MAX, 0).is_err());
-        drop(first);
+        let mut all = admission.admit(0, 0).unwrap();
+        all.absorb([first]);
+        assert_eq!((admission.images(), admission.bytes(), all.bytes()), (2, 100, 100));
+        let shared = Arc::new(all);
+        let mut last = admission.admit(0, 0).unwrap();
+        last.keep(shared);
+        assert_eq!(admission.bytes(), 100);
+        drop(last);
         assert_eq!((admission.images(), admission.bytes()), (0, 0));
     }
 

@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::backend::Backends;
 use crate::config::Config;
 use crate::embedder::Embedder;
+use crate::fetch::Fetcher;
 use crate::http::problem::Problem;
 use crate::keys::{Keys, KeysError};
 use crate::refresh::{self, Refresh};
@@ -44,6 +45,8 @@ pub struct App {
     pub keys: Keys,
     /// What connections are encrypted with, if they are.
     pub tls: Option<Tls>,
+    /// Gets pictures that clients name by address, where that is on.
+    pub fetcher: Option<Fetcher>,
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
@@ -87,6 +90,7 @@ impl App {
         let keys = Keys::open(&config.api_keys_file, &config.admin_key_file)?;
         let encrypted = !config.tls_cert.as_os_str().is_empty();
         let tls = if encrypted { Some(Tls::open(&config.tls_cert, &config.tls_key)?) } else { None };
+        let fetcher = config.url_inputs.then(|| Fetcher::new(&config, admission.clone()));
         Ok(Arc::new(Self {
             config,
             store,
@@ -97,6 +101,7 @@ impl App {
             started: Instant::now(),
             keys,
             tls,
+            fetcher,
             refresh: Refresh::default(),
             writes: tokio::sync::RwLock::new(()),
             embedder: RwLock::new(embedder),

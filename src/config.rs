@@ -123,7 +123,24 @@ settings! {
     tls_cert: PathBuf = PathBuf::new(), "LATENTD_TLS_CERT";
     /// PEM file with its key
     tls_key: PathBuf = PathBuf::new(), "LATENTD_TLS_KEY";
-    /// PEM file with certificates to trust beside the system's, for --url
+    /// Fetch pictures that clients name by address, {"url": "https://…"} [default: false]
+    url_inputs: bool = false, "LATENTD_URL_INPUTS";
+    /// Hosts to fetch from, e.g. img.example.org,*.cdn.example [default: all that are public]
+    url_allow_hosts: List<String> = List::default(), "LATENTD_URL_ALLOW_HOSTS";
+    /// Ports to fetch from beside 80 and 443 [default: none]
+    url_allow_ports: List<u16> = List::default(), "LATENTD_URL_ALLOW_PORTS";
+    /// Fetch from addresses of this machine and of private networks too: whoever may embed can then reach what this
+    /// machine can, as far as it is a picture [default: false]
+    url_allow_private: bool = false, "LATENTD_URL_ALLOW_PRIVATE";
+    /// Milliseconds that fetching a picture may take, its wait for a place among the others counted [default: 10000]
+    url_timeout_ms: u64 = 10_000, "LATENTD_URL_TIMEOUT_MS";
+    /// Bytes of a fetched picture, at most [default: 33554432]
+    url_max_bytes: usize = 32 << 20, "LATENTD_URL_MAX_BYTES";
+    /// Redirections that are followed for one picture [default: 3]
+    url_max_redirects: usize = 3, "LATENTD_URL_MAX_REDIRECTS";
+    /// Pictures that are fetched at once, at most [default: 32]
+    url_concurrency: usize = 32, "LATENTD_URL_CONCURRENCY";
+    /// PEM file with certificates to trust beside the system's, for --url and for url inputs
     ca_file: PathBuf = PathBuf::new(), "LATENTD_CA_FILE";
     /// The ONNX Runtime library to load [default: looked up]
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
@@ -201,6 +218,9 @@ impl Config {
             ("header_timeout_ms", self.header_timeout_ms),
             ("body_timeout_ms", self.body_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
+            ("url_timeout_ms", self.url_timeout_ms),
+            ("url_max_bytes", self.url_max_bytes as u64),
+            ("url_concurrency", self.url_concurrency as u64),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -220,6 +240,13 @@ impl Config {
         if self.tls_cert.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
             let reason = "tls_cert and tls_key go together";
             return Err(range("tls_cert", self.tls_cert.display(), reason));
+        }
+        for (key, value) in
+            [("url_max_redirects", self.url_max_redirects), ("url_concurrency", self.url_concurrency)]
+        {
+            if value > 256 {
+                return Err(range(key, value, "must be at most 256"));
+            }
         }
         if self.max_batch > 4096 {
             return Err(range("max_batch", self.max_batch, "must be at most 4096"));

@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod cli;
 pub mod config;
 pub mod embedder;
+pub mod fetch;
 pub mod http;
 pub mod indexer;
 pub mod keys;

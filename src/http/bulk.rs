@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::auth::{Caller, hold};
 use super::embed::RawBytes;
-use super::entries::{self, BulkEntry, ItemBodies};
+use super::entries::{self, BulkEntry, Content, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
 use super::input::{ItemError, multipart_with_fields, off_thread};
 use super::items::CollectionQuery;
@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::stored;
 use crate::admission::Permit;
 use crate::app::{App, AppState};
-use crate::indexer::{self, Source};
+use crate::indexer::{self, Entry};
 use crate::keys::InFlight;
 
 /// What became of the items.
@@ -144,7 +144,7 @@ pub async fn post_items(
 
 /// A bulk body, taken apart.
 struct Bulk {
-    entries: Vec<BulkEntry>,
+    entries: Vec<BulkEntry<Entry>>,
     permit: Arc<Permit>,
     held: Option<InFlight>,
 }
@@ -170,8 +170,7 @@ async fn read(payload: BulkPayload, app: &App) -> Result<Bulk, Problem> {
             }
         },
     };
-    let is_picture =
-        |entry: &&BulkEntry| matches!(&entry.entry, Ok(entry) if matches!(entry.source, Source::Picture(_)));
+    let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
     let pictures = entries.iter().filter(is_picture).count();
     if pictures > max {
         let detail = format!("a request holds at most {max} pictures: send the rest in another one");
@@ -182,5 +181,6 @@ async fn read(payload: BulkPayload, app: &App) -> Result<Bulk, Problem> {
         return Err(Problem::bad_request("no_inputs", "the request holds no item"));
     }
     let held = hold(caller.as_ref(), pictures)?;
+    let (entries, permit) = entries::fetched(app, entries, permit).await?;
     Ok(Bulk { entries, permit, held })
 }

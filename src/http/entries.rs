@@ -1,21 +1,26 @@
 //! Entries: the items of a request body, in any of its forms.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use latentd_model::{Contract, ImageBytes};
+use latentd_model::{Contract, Embedding, ImageBytes};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::input::{ItemError, Part, image_from_text};
+use super::extract::parse_json;
+use super::input::{Given, ItemError, Part, fetch_all, image_from_text};
 use super::problem::Problem;
 use super::stored;
+use crate::admission::Permit;
+use crate::app::App;
 use crate::indexer::{Entry, Source};
 use crate::store::{ItemId, MAX_BULK, Metadata};
 
 /// Name of the part or field that holds metadata.
 const METADATA: &str = "metadata";
 
-/// An item in JSON: either an `image`, or a `vector` with its `contract`.
+/// An item in JSON: an `image`, a `url`, or a `vector` with its `contract`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemBody {
@@ -25,6 +30,9 @@ pub struct ItemBody {
     /// The picture file in base64, or as a data URI.
     #[serde(default)]
     pub image: Option<String>,
+    /// Where to fetch the picture file from; see the inputs of /embed.
+    #[serde(default)]
+    pub url: Option<String>,
     /// A vector, in place of a picture.
     #[serde(default)]
     pub vector: Option<Vec<f32>>,
@@ -62,32 +70,103 @@ fn invalid_item(error: &serde_json::Error) -> ItemError {
     ItemError::new("invalid_json", format!("the item is not the JSON this route takes: {error}"))
 }
 
+/// What an item is to be made from, as a request gives it.
+#[derive(Debug)]
+pub enum Content {
+    /// A picture.
+    Picture(Given),
+    /// A vector.
+    Vector(Embedding, Contract),
+}
+
+/// An item as a request gives it.
+pub struct Draft {
+    /// Its id.
+    pub id: ItemId,
+    /// What it is made from.
+    pub content: Content,
+    /// What is kept with it.
+    pub metadata: Metadata,
+}
+
 /// One entry of a bulk request, or why it is none, with its id where there is one.
-pub struct BulkEntry {
+pub struct BulkEntry<T = Draft> {
     /// The id as it was given.
     pub id: Option<String>,
     /// The entry.
-    pub entry: Result<Entry, ItemError>,
+    pub entry: Result<T, ItemError>,
+}
+
+/// The entries with their pictures, fetching those that are elsewhere, and a permit for them all.
+///
+/// # Errors
+/// When the server is full; that a picture cannot be had is an inner error.
+pub async fn fetched(
+    app: &App,
+    bulk: Vec<BulkEntry>,
+    body: Arc<Permit>,
+) -> Result<(Vec<BulkEntry<Entry>>, Arc<Permit>), Problem> {
+    let (mut pictures, mut rest) = (Vec::new(), Vec::with_capacity(bulk.len()));
+    for BulkEntry { id, entry } in bulk {
+        rest.push((
+            id,
+            entry.map(|Draft { id, content, metadata }| match content {
+                Content::Vector(vector, contract) => (id, Some(Source::Vector(vector, contract)), metadata),
+                Content::Picture(given) => {
+                    pictures.push(Ok(given));
+                    (id, None, metadata)
+                }
+            }),
+        ));
+    }
+    let (pictures, permit) = fetch_all(app, pictures, body).await?;
+    let mut pictures = pictures.into_iter();
+    let entries = rest.into_iter().map(|(given_id, entry)| {
+        let entry = entry.and_then(|(id, source, metadata)| {
+            let missing = || Err(ItemError::new("internal_error", "a picture got lost"));
+            let source = match source {
+                Some(vector) => vector,
+                None => Source::Picture(pictures.next().unwrap_or_else(missing)?),
+            };
+            Ok(Entry { id, source, metadata })
+        });
+        BulkEntry { id: given_id, entry }
+    });
+    Ok((entries.collect(), permit))
 }
 
 /// What an item's JSON is made from, and its metadata.
 ///
 /// # Errors
 /// Codes of the items' parts, or `invalid_item`.
-pub fn content(body: ItemBody) -> Result<(Source, Metadata), ItemError> {
+pub fn content(body: ItemBody) -> Result<(Content, Metadata), ItemError> {
     let metadata = body.metadata.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
-    let source = match (body.image, body.vector, body.contract) {
-        (Some(image), None, None) => Source::Picture(image_from_text(&image)?),
-        (None, Some(values), contract) => {
+    let content = match (body.image, body.url, body.vector, body.contract) {
+        (Some(image), None, None, None) => Content::Picture(Given::File(image_from_text(&image)?)),
+        (None, Some(url), None, None) => Content::Picture(Given::Url(url)),
+        (None, None, Some(values), contract) => {
             let (vector, contract) = stored::vector(values, contract)?;
-            Source::Vector(vector, contract)
+            Content::Vector(vector, contract)
         }
         _ => {
-            let message = "an item has either an \"image\", or a \"vector\" with its \"contract\"";
+            let message = "an item has an \"image\", a \"url\", or a \"vector\" with its \"contract\"";
             return Err(ItemError::new("invalid_item", message));
         }
     };
-    Ok((source, metadata))
+    Ok((content, metadata))
+}
+
+/// What the JSON of one item, whose id stands in the address, is made from, and its metadata.
+///
+/// # Errors
+/// As [`content`], and `invalid_json`.
+pub fn one_of_json(bytes: &[u8]) -> Result<(Content, Metadata), Problem> {
+    let body: ItemBody = parse_json(bytes)?;
+    if body.id.is_some() {
+        let detail = "the id stands in the address; leave \"id\" out of the body";
+        return Err(Problem::bad_request("invalid_item", detail));
+    }
+    Ok(content(body)?)
 }
 
 fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
@@ -99,8 +178,8 @@ fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
     let entry = (|| {
         let text = id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the item has no \"id\""))?;
         let id = ItemId::new(text)?;
-        let (source, metadata) = content(body)?;
-        Ok(Entry { id, source, metadata })
+        let (content, metadata) = content(body)?;
+        Ok(Draft { id, content, metadata })
     })();
     BulkEntry { id, entry }
 }
@@ -110,7 +189,7 @@ fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
 /// # Errors
 /// `invalid_json`, `too_many_items`.
 pub fn of_json(bytes: &[u8]) -> Result<Vec<BulkEntry>, Problem> {
-    let ItemBodies { items } = super::extract::parse_json(bytes)?;
+    let ItemBodies { items } = parse_json(bytes)?;
     check_count(items.len())?;
     Ok(items.into_iter().map(|Lenient(body)| bulk_entry(body)).collect())
 }
@@ -158,9 +237,9 @@ pub fn of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<Vec<BulkEntry>, Pr
             let entry = (|| {
                 let text =
                     id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the part has no name"))?;
-                let source = Source::Picture(ImageBytes(file.bytes));
+                let content = Content::Picture(Given::File(ImageBytes(file.bytes)));
                 let metadata = kept.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
-                Ok(Entry { id: ItemId::new(text)?, source, metadata })
+                Ok(Draft { id: ItemId::new(text)?, content, metadata })
             })();
             BulkEntry { id, entry }
         })
@@ -178,14 +257,14 @@ pub fn of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<Vec<BulkEntry>, Pr
 ///
 /// # Errors
 /// `invalid_metadata`, `unexpected_field`, `no_inputs`, `too_many_images`.
-pub fn one_of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<(Source, Metadata), Problem> {
+pub fn one_of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<(Content, Metadata), Problem> {
     let (mut files, metadata) = split_metadata(files, fields)?;
     let metadata = match metadata {
         None => Metadata::default(),
         Some(text) => Metadata::from_json(&String::from_utf8_lossy(&text))?,
     };
     match (files.pop(), files.is_empty()) {
-        (Some(file), true) => Ok((Source::Picture(ImageBytes(file.bytes)), metadata)),
+        (Some(file), true) => Ok((Content::Picture(Given::File(ImageBytes(file.bytes))), metadata)),
         (None, _) => Err(Problem::bad_request("no_inputs", "the form holds no picture file")),
         (Some(_), false) => {
             let detail = "this address takes one picture: send several to POST /items";
@@ -222,7 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn codes(entries: Vec<BulkEntry>) -> Vec<(Option<String>, Result<(), String>)> {
-        let code = |entry: Result<Entry, ItemError>| entry.map(drop).map_err(|error| error.code.into_owned());
+        let code = |entry: Result<Draft, ItemError>| entry.map(drop).map_err(|error| error.code.into_owned());
         entries.into_iter().map(|BulkEntry { id, entry }| (id, code(entry))).collect()
     }
 
@@ -239,6 +318,8 @@ mod tests {
 {"id":"f","vector":[1e300],"contract":"0123456789abcdef"}
 {"id":"g","image":"aGk=","metadata":[]}
 {"id":"h","image":"aGk=","colour":1}
+{"id":"i","url":"http://x/"}
+{"id":"j","url":"http://x/","image":"aGk="}
 {"id":
 "#;
         let expected = [
@@ -252,6 +333,8 @@ mod tests {
             (Some("f"), "invalid_vector"),
             (Some("g"), "invalid_metadata"),
             (None, "invalid_json"),
+            (Some("i"), "ok"),
+            (Some("j"), "invalid_item"),
             (None, "invalid_json"),
         ];
         let found = codes(of_ndjson(lines).unwrap());
@@ -267,7 +350,7 @@ mod tests {
             .collect::<Vec<_>>()
             .join(",");
         let json = codes(of_json(format!("{{\"items\":[{whole}]}}").as_bytes()).unwrap());
-        assert_eq!(json.len(), 10);
+        assert_eq!(json.len(), 12);
         assert_eq!(of_json(b"{\"items\":[{]}").map(codes).unwrap_err().code, "invalid_json");
     }
 

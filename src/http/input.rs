@@ -18,6 +18,7 @@ use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::App;
 use crate::embedder::{EmbedError, Embedded, Embedder};
+use crate::fetch::FetchError;
 use crate::keys::InFlight;
 
 /// Standard alphabet; padding may be left out.
@@ -55,6 +56,15 @@ impl From<EmbedError> for ItemError {
 /// One picture of a request, or why it is none.
 pub type Input = Result<ImageBytes, ItemError>;
 
+/// A picture as a request gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// The file itself.
+    File(ImageBytes),
+    /// Where it is.
+    Url(String),
+}
+
 /// The pictures of a request.
 #[derive(Debug)]
 pub struct Inputs {
@@ -85,7 +95,8 @@ pub struct JsonInput<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>)]
     image: Option<Text<'a>>,
-    /// An address to fetch; not enabled on this server, and answered with the code `url_inputs_disabled`.
+    /// In place of `image`: where to fetch it from, http or https. Only where the server was started with
+    /// `--url-inputs`, otherwise answered with the code `url_inputs_disabled`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>)]
     url: Option<Text<'a>>,
@@ -104,18 +115,19 @@ pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
     let Payload { media, bytes, permit, caller } = payload;
     let max = app.config.max_images;
     let single = media == MediaType::Image;
-    let images = match media {
-        MediaType::Image => vec![Ok(ImageBytes(bytes))],
+    let given = match media {
+        MediaType::Image => vec![Ok(Given::File(ImageBytes(bytes)))],
         MediaType::Json => off_thread(bytes.len(), move || json_inputs(&bytes, max)).await?,
         MediaType::Multipart(boundary) => {
             let parts = multipart(bytes, boundary, max).await?;
-            parts.into_iter().map(|part| Ok(ImageBytes(part.bytes))).collect()
+            parts.into_iter().map(|part| Ok(Given::File(ImageBytes(part.bytes)))).collect()
         }
     };
-    if images.is_empty() {
+    if given.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no picture"));
     }
-    let held = hold(caller.as_ref(), images.len())?;
+    let held = hold(caller.as_ref(), given.len())?;
+    let (images, permit) = fetch_all(app, given, permit).await?;
     Ok(Inputs { images, single, permit, held })
 }
 
@@ -133,7 +145,78 @@ pub async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::internal())?
 }
 
-fn json_inputs(bytes: &[u8], max: usize) -> Result<Vec<Input>, Problem> {
+/// The files of pictures, fetching those that are elsewhere, and a permit for them all.
+///
+/// # Errors
+/// When the server is full; that a picture cannot be had is an inner error.
+pub async fn fetch_all(
+    app: &App,
+    given: Vec<Result<Given, ItemError>>,
+    body: Arc<Permit>,
+) -> Result<(Vec<Input>, Arc<Permit>), Problem> {
+    if given.iter().all(|given| matches!(given, Ok(Given::File(_)) | Err(_))) {
+        let file = |given| match given {
+            Given::File(image) => Ok(image),
+            Given::Url(_) => Err(url_inputs_disabled()),
+        };
+        return Ok((given.into_iter().map(|given| given.and_then(file)).collect(), body));
+    }
+    let fetches = given.into_iter().map(|given| fetch(app, given));
+    let mut all = app.admission.admit(0, 0)?;
+    all.keep(body);
+    let mut images = Vec::new();
+    for fetched in futures::future::join_all(fetches).await {
+        images.push(fetched.map(|(image, permit)| {
+            all.absorb(permit);
+            image
+        }));
+    }
+    Ok((images, Arc::new(all)))
+}
+
+async fn fetch(
+    app: &App,
+    given: Result<Given, ItemError>,
+) -> Result<(ImageBytes, Option<Permit>), ItemError> {
+    match given? {
+        Given::File(image) => Ok((image, None)),
+        Given::Url(url) => {
+            let fetcher = app.fetcher.as_ref().ok_or_else(url_inputs_disabled)?;
+            let (image, permit) = fetcher.fetch(&url).await?;
+            Ok((image, Some(permit)))
+        }
+    }
+}
+
+/// The file of the one picture of a request, fetched where it is elsewhere, and a permit for it.
+///
+/// # Errors
+/// When it cannot be had, or the server is full.
+pub async fn fetch_one(
+    app: &App,
+    given: Given,
+    body: Arc<Permit>,
+) -> Result<(ImageBytes, Arc<Permit>), Problem> {
+    let (mut images, permit) = fetch_all(app, vec![Ok(given)], body).await?;
+    Ok((images.pop().ok_or_else(Problem::internal)??, permit))
+}
+
+fn url_inputs_disabled() -> ItemError {
+    let message = "this server does not fetch addresses: send the picture itself as base64 or a data URI, or start the server with --url-inputs";
+    ItemError::new("url_inputs_disabled", message)
+}
+
+impl From<FetchError> for ItemError {
+    fn from(error: FetchError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+/// Reads the JSON of /embed, of at most `max` pictures.
+///
+/// # Errors
+/// `invalid_json`, `too_many_images`; what is wrong with one picture is an inner error.
+pub fn json_inputs(bytes: &[u8], max: usize) -> Result<Vec<Result<Given, ItemError>>, Problem> {
     let JsonInputs { inputs } = parse_json(bytes)?;
     if inputs.len() > max {
         return Err(too_many_images(max));
@@ -141,14 +224,10 @@ fn json_inputs(bytes: &[u8], max: usize) -> Result<Vec<Input>, Problem> {
     Ok(inputs.iter().map(json_input).collect())
 }
 
-fn json_input(input: &JsonInput<'_>) -> Input {
+fn json_input(input: &JsonInput<'_>) -> Result<Given, ItemError> {
     match (&input.image, &input.url) {
-        (Some(image), None) => image_from_text(&image.0),
-        (None, Some(_)) => {
-            let message =
-                "this server does not fetch addresses: send the picture itself as base64 or a data URI";
-            Err(ItemError::new("url_inputs_disabled", message))
-        }
+        (Some(image), None) => image_from_text(&image.0).map(Given::File),
+        (None, Some(url)) => Ok(Given::Url(url.0.clone().into_owned())),
         _ => Err(ItemError::new("invalid_input", "an input has either an \"image\" or a \"url\"")),
     }
 }
@@ -282,7 +361,7 @@ mod tests {
                 .map(|inputs| inputs.into_iter().map(|i| i.map_err(|e| e.code)).collect::<Vec<_>>())
         };
         let codes = read(r#"{"inputs":[{"url":"http://x/"},{}]}"#).unwrap();
-        assert_eq!(codes, [Err("url_inputs_disabled".into()), Err("invalid_input".into())]);
+        assert_eq!(codes, [Ok(Given::Url("http://x/".to_owned())), Err("invalid_input".into())]);
         assert_eq!(read(r#"{"inputs":[{},{},{}]}"#).unwrap_err().code, "too_many_images");
         assert_eq!(read(r#"{"inputs":[{"img":"x"}]}"#).unwrap_err().code, "invalid_json");
         assert_eq!(read(r#"{"inputs":[{"image":7}]}"#).unwrap_err().code, "invalid_json");

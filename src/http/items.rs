@@ -11,9 +11,9 @@ use utoipa_axum::routes;
 
 use super::auth::hold;
 use super::embed::RawBytes;
-use super::entries::{self, ItemBody};
-use super::extract::{MediaType, Path, Payload, Query, Ready, parse_json};
-use super::input::{multipart_with_fields, off_thread};
+use super::entries::{self, Content, ItemBody};
+use super::extract::{MediaType, Path, Payload, Query, Ready};
+use super::input::{Given, fetch_one, multipart_with_fields, off_thread};
 use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
 use crate::app::{App, AppState};
@@ -104,8 +104,15 @@ async fn put_item(
 ) -> Result<Response, Problem> {
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
     let (permit, caller) = (payload.permit.clone(), payload.caller.clone());
-    let (source, metadata) = one_item(payload, query.metadata.as_deref(), &app).await?;
-    let _held = hold(caller.as_ref(), usize::from(matches!(source, Source::Picture(_))))?;
+    let (content, metadata) = one_item(payload, query.metadata.as_deref(), &app).await?;
+    let _held = hold(caller.as_ref(), usize::from(matches!(content, Content::Picture(_))))?;
+    let (source, permit) = match content {
+        Content::Vector(vector, contract) => (Source::Vector(vector, contract), permit),
+        Content::Picture(given) => {
+            let (picture, permit) = fetch_one(&app, given, permit).await?;
+            (Source::Picture(picture), permit)
+        }
+    };
     let entry = Entry { id, source, metadata };
     // The encoder does not change while this is held.
     let _writing = app.writes.read().await;
@@ -127,7 +134,7 @@ async fn one_item(
     payload: Payload,
     metadata: Option<&str>,
     app: &App,
-) -> Result<(Source, Metadata), Problem> {
+) -> Result<(Content, Metadata), Problem> {
     let Payload { media, bytes, .. } = payload;
     if metadata.is_some() && media != MediaType::Image {
         let detail = "?metadata= goes with a raw picture: in a form or in JSON the metadata is in the body";
@@ -136,23 +143,13 @@ async fn one_item(
     match media {
         MediaType::Image => {
             let metadata = metadata.map(Metadata::from_json).transpose()?.unwrap_or_default();
-            Ok((Source::Picture(bytes.into()), metadata))
+            Ok((Content::Picture(Given::File(bytes.into())), metadata))
         }
         MediaType::Multipart(boundary) => {
             let (files, fields) = multipart_with_fields(bytes, boundary, app.config.max_images).await?;
             entries::one_of_form(files, fields)
         }
-        MediaType::Json => {
-            off_thread(bytes.len(), move || {
-                let body: ItemBody = parse_json(&bytes)?;
-                if body.id.is_some() {
-                    let detail = "the id stands in the address; leave \"id\" out of the body";
-                    return Err(Problem::bad_request("invalid_item", detail));
-                }
-                Ok(entries::content(body)?)
-            })
-            .await
-        }
+        MediaType::Json => off_thread(bytes.len(), move || entries::one_of_json(&bytes)).await,
     }
 }
 

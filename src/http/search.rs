@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
-use super::input::{Inputs, embed_inputs, image_from_text, multipart, off_thread};
+use super::input::{Given, Inputs, embed_inputs, fetch_one, image_from_text, multipart, off_thread};
 use super::problem::Problem;
 use super::stored::{self, Include, unknown_item};
 use crate::admission::Permit;
@@ -29,7 +29,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
 const DEFAULT_K: usize = 10;
 
 /// How to search. A JSON body may say the same, and then wins.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct SearchQuery {
@@ -50,7 +50,7 @@ struct SearchQuery {
     exclude_self: Option<bool>,
 }
 
-/// What to search for, and how: exactly one of `id`, `image`, `inputs` and `vector`.
+/// What to search for, and how: exactly one of `id`, `image`, `url`, `inputs` and `vector`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchBody {
@@ -58,6 +58,8 @@ pub struct SearchBody {
     id: Option<String>,
     /// A picture file in base64, or as a data URI.
     image: Option<String>,
+    /// Where to fetch a picture file from; see the inputs of /embed.
+    url: Option<String>,
     /// One picture in the form that /embed takes.
     inputs: Option<Vec<SearchInput>>,
     /// A vector.
@@ -90,7 +92,9 @@ pub struct SearchBody {
 #[serde(deny_unknown_fields)]
 pub struct SearchInput {
     /// The picture file in base64, or as a data URI.
-    image: String,
+    image: Option<String>,
+    /// In place of `image`: where to fetch it from.
+    url: Option<String>,
 }
 
 /// The nearest items.
@@ -121,11 +125,11 @@ pub struct NeighbourView {
     pub vector: Option<Vec<f32>>,
 }
 
-/// What is near to what.
+/// What is near to what; a picture is first as it was given, then its file.
 #[derive(Clone)]
-enum Target {
+enum Target<P = ImageBytes> {
     Item(ItemId),
-    Picture(ImageBytes),
+    Picture(P),
     Vector(Embedding, Contract),
 }
 
@@ -172,6 +176,14 @@ async fn search(
         _ => Vec::new(),
     };
     let _held = hold(caller.as_ref(), usize::from(matches!(target, Target::Picture(_))))?;
+    let (target, permit) = match target {
+        Target::Item(id) => (Target::Item(id), permit),
+        Target::Vector(vector, contract) => (Target::Vector(vector, contract), permit),
+        Target::Picture(given) => {
+            let (picture, permit) = fetch_one(&app, given, permit).await?;
+            (Target::Picture(picture), permit)
+        }
+    };
     let with_vectors = how.include.contains(&Include::Vector);
     let with_metadata = how.include.contains(&Include::Metadata);
     let How { k, filter, min_score, .. } = how;
@@ -203,38 +215,52 @@ async fn changed(app: &App, before: Contract) -> bool {
     app.embedder().artefact().contract() != before
 }
 
-async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target, How), Problem> {
-    let Payload { media, bytes, .. } = payload;
-    let (body, picture) = match media {
-        MediaType::Image => (SearchBody::default(), Some(bytes)),
+async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target<Given>, How), Problem> {
+    let (Payload { media, bytes, .. }, max_k) = (payload, app.config.max_k);
+    let bytes = match media {
+        MediaType::Image => bytes,
         MediaType::Multipart(boundary) => {
             let mut parts = multipart(bytes, boundary, 1).await?;
-            let part = parts.pop().ok_or_else(no_target)?;
-            (SearchBody::default(), Some(part.bytes))
+            parts.pop().ok_or_else(no_target)?.bytes
         }
-        MediaType::Json => (off_thread(bytes.len(), move || parse_json(&bytes)).await?, None),
+        MediaType::Json => return off_thread(bytes.len(), move || read_json(&bytes, query, max_k)).await,
     };
-    let how = how(&body, query, app.config.max_k)?;
-    let target = match picture {
-        Some(bytes) => Target::Picture(ImageBytes(bytes)),
-        None => target(body)?,
-    };
-    Ok((target, how))
+    let how = how(&SearchBody::default(), query, max_k)?;
+    Ok((Target::Picture(Given::File(ImageBytes(bytes))), how))
+}
+
+fn read_json(bytes: &[u8], query: SearchQuery, max_k: usize) -> Result<(Target<Given>, How), Problem> {
+    let body: SearchBody = parse_json(bytes)?;
+    let how = how(&body, query, max_k)?;
+    Ok((target(body)?, how))
+}
+
+/// Reads the JSON of a search.
+///
+/// # Errors
+/// As the route.
+pub fn check_json(bytes: &[u8], max_k: usize) -> Result<(), Problem> {
+    read_json(bytes, SearchQuery::default(), max_k).map(drop)
 }
 
 fn no_target() -> Problem {
-    let detail = "a search is for exactly one of \"id\", \"image\", \"inputs\" (of one picture) and \"vector\" (with its \"contract\")";
+    let detail = "a search is for exactly one of \"id\", \"image\", \"url\", \"inputs\" (of one picture) and \"vector\" (with its \"contract\")";
     Problem::bad_request("invalid_search", detail)
 }
 
-fn target(body: SearchBody) -> Result<Target, Problem> {
-    let SearchBody { id, image, inputs, vector, contract, .. } = body;
-    match (id, image, inputs, vector) {
-        (Some(id), None, None, None) => Ok(Target::Item(ItemId::new(&id)?)),
-        (None, Some(image), None, None) => Ok(Target::Picture(image_from_text(&image)?)),
-        (None, None, Some(inputs), None) if inputs.len() == 1 => {
-            Ok(Target::Picture(image_from_text(&inputs[0].image)?))
+fn target(body: SearchBody) -> Result<Target<Given>, Problem> {
+    let SearchBody { id, image, url, inputs, vector, contract, .. } = body;
+    let (image, url) = match inputs {
+        None => (image, url),
+        Some(mut inputs) if inputs.len() == 1 && image.is_none() && url.is_none() => {
+            inputs.pop().map_or((None, None), |input| (input.image, input.url))
         }
+        Some(_) => return Err(no_target()),
+    };
+    match (id, image, url, vector) {
+        (Some(id), None, None, None) => Ok(Target::Item(ItemId::new(&id)?)),
+        (None, Some(image), None, None) => Ok(Target::Picture(Given::File(image_from_text(&image)?))),
+        (None, None, Some(url), None) => Ok(Target::Picture(Given::Url(url))),
         (None, None, None, Some(vector)) => {
             let (vector, contract) = stored::vector(vector, contract)?;
             Ok(Target::Vector(vector, contract))

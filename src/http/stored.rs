@@ -57,7 +57,15 @@ impl From<IndexError> for Problem {
 /// An error of one input, where that input is the whole request.
 impl From<ItemError> for Problem {
     fn from(error: ItemError) -> Self {
-        Self::bad_request(error.code, error.message)
+        let status = match error.code.as_ref() {
+            "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
+            "url_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "url_unresolvable" | "url_unreachable" | "url_status" | "url_redirects" | "url_timeout" => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.code, error.message)
     }
 }
 

@@ -21,3 +21,4 @@ mod search;
 mod server;
 mod store;
 mod tls;
+mod url_inputs;

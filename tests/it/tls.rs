@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use latentd::config::List;
 use latentd::net::{self, Roots};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -110,4 +111,29 @@ async fn the_command_line_indexes_and_searches_over_it() {
     let ran = run(&["healthcheck", "--listen", &address]).await.unwrap();
     assert!(!ran.status.success(), "it speaks TLS only");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn pictures_are_fetched_over_it_from_whom_somebody_vouches_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = serving(dir.path(), 10_000).await;
+    let port = from.address().port();
+    // It is there, and no picture: that it was read at all is what counts.
+    let url = format!("https://localhost:{port}/ui/icon.svg");
+    for (ca_file, code) in
+        [(dir.path().join("cert.pem"), "unsupported_format"), (PathBuf::new(), "url_unreachable")]
+    {
+        let server = Server::with(|config| {
+            config.url_inputs = true;
+            config.url_allow_private = true;
+            config.url_allow_ports = List(vec![port]);
+            config.ca_file = ca_file;
+        })
+        .await;
+        let reply = server.post_json("/embed", &serde_json::json!({"inputs": [{"url": url}]})).await;
+        let reply: serde_json::Value = reply.json().await.unwrap();
+        assert_eq!(reply["results"][0]["error"]["code"], code, "{reply}");
+        server.stop().await;
+    }
+    from.stop().await;
 }
