@@ -108,13 +108,12 @@ pub async fn make(
     let (mut pictures, mut thumbnails) = (Vec::new(), Vec::new());
     for entry in &entries {
         if let Source::Picture(image) = &entry.source {
-            let (sender, receiver) = oneshot::channel::<Option<(Thumbnail, ContentHash)>>();
+            let (sender, receiver) = oneshot::channel::<(Option<Thumbnail>, ContentHash)>();
             let file = image.clone();
             let seen: Seen = Box::new(move |pixels: &Pixels| {
                 let thumbnail = (keep != KeepPictures::None).then(|| thumbnail::make(pixels)).flatten();
-                let made = thumbnail.map(|made| (made, ContentHash::of(file.as_slice())));
-                // Whoever asked may have gone.
-                let _ = sender.send(made);
+                // Here, on the decode pool: a large file takes a while. Whoever asked may have gone.
+                let _ = sender.send((thumbnail, ContentHash::of(file.as_slice())));
             });
             pictures.push((image.clone(), Some(seen)));
             thumbnails.push(receiver);
@@ -131,10 +130,7 @@ pub async fn make(
         Source::Picture(image) => {
             let (outcome, mut made) = pictures.next().ok_or(EmbedError::Internal)?;
             let vector = outcome?.embedding;
-            let (thumbnail, content_hash) = match made.try_recv().ok().flatten() {
-                Some((thumbnail, hash)) => (Some(thumbnail), hash),
-                None => (None, ContentHash::of(image.as_slice())),
-            };
+            let (thumbnail, content_hash) = made.try_recv().map_err(|_| EmbedError::Internal)?;
             let picture = (keep == KeepPictures::Original).then_some(image.0);
             Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail, picture })
         }

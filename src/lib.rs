@@ -11,6 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod embedder;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod indexer;
 pub mod keys;

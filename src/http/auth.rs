@@ -162,7 +162,7 @@ impl IntoResponse for Refused {
 }
 
 /// The key that a request brings: a bearer token, else `x-api-key`.
-fn given(headers: &HeaderMap) -> Option<&str> {
+pub fn given(headers: &HeaderMap) -> Option<&str> {
     let bearer = || {
         let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(key)

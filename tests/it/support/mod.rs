@@ -208,3 +208,23 @@ pub async fn problem(reply: reqwest::Response, status: u16, code: &str) -> Value
     assert_eq!(problem["request_id"].as_str(), headers["x-request-id"].to_str().ok(), "{text}");
     problem
 }
+
+/// The collection of odd, malformed and hostile picture files by name, without the references; `None`, which is
+/// said, where it is not at hand.
+pub fn nasty() -> Option<std::collections::BTreeMap<String, Vec<u8>>> {
+    let named = std::env::var_os("LATENTD_SHARED_DATA").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| root().join("../shared/data")).join("nasty.tar");
+    let Ok(file) = std::fs::File::open(&path) else {
+        println!("skipped: no {}; LATENTD_SHARED_DATA may name its folder", path.display());
+        return None;
+    };
+    let mut archive = tar::Archive::new(file);
+    let read = |entry: std::io::Result<tar::Entry<'_, std::fs::File>>| {
+        let mut entry = entry.unwrap();
+        let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("nasty/").to_owned();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        (entry.header().entry_type().is_file() && !name.starts_with("ref/")).then_some((name, bytes))
+    };
+    Some(archive.entries().unwrap().filter_map(read).collect())
+}
