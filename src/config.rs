@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::DeviceChoice;
+use crate::store::StoreChoice;
 use list::is_origin;
 pub use list::{ANY_ORIGIN, List};
 
@@ -108,8 +109,13 @@ settings! {
     model: PathBuf = PathBuf::new(), "LATENTD_MODEL";
     /// Folder that holds artefacts as <name>-v<N>/ [default: models]
     models_dir: PathBuf = PathBuf::from("models"), "LATENTD_MODELS_DIR";
-    /// Folder of the item store [default: data]
+    /// Folder of the item store, or of its pictures where --store names another [default: data]
     data_dir: PathBuf = PathBuf::from("data"), "LATENTD_DATA_DIR";
+    /// Where items are kept: embedded (in --data-dir), or milvus://host:port/database?option=value, which several
+    /// servers may share; the options are in docs/distributed.md [default: embedded]
+    store: StoreChoice = StoreChoice::Embedded, "LATENTD_STORE";
+    /// File with the user:password or API key of the engine that --store names [default: none is sent]
+    store_token_file: PathBuf = PathBuf::new(), "LATENTD_STORE_TOKEN_FILE";
     /// What is kept of an item's picture, so that another encoder can embed it again: original (the file: exact),
     /// thumbnail (a JPEG of at most 256 pixels a side: close) or none [default: thumbnail]
     keep_pictures: KeepPictures = KeepPictures::Thumbnail, "LATENTD_KEEP_PICTURES";

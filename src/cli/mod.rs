@@ -13,6 +13,7 @@ mod quantize;
 mod runtime;
 mod search;
 pub mod serve;
+mod store;
 mod target;
 
 use std::io::Write;
@@ -75,6 +76,8 @@ enum Command {
     Model(model::ModelArgs),
     /// Make an API key
     Key(key::KeyArgs),
+    /// Look after the item store
+    Store(store::StoreArgs),
     /// Install ONNX Runtime
     Runtime(runtime::RuntimeArgs),
     /// Print the OpenAPI description
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Some(Command::Search(args)) => search::run(&args),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Key(args)) => key::run(args),
+        Some(Command::Store(args)) => store::run(args),
         Some(Command::Runtime(args)) => runtime::run(&args),
         Some(Command::Openapi) => openapi::run(),
         Some(Command::Healthcheck(args)) => healthcheck::run(&args),

@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::http::{router, serve};
 use crate::refresh::{self, ModelRecord};
 use crate::shutdown::Shutdown;
-use crate::store::{EmbeddedOptions, EmbeddedStore, Store};
+use crate::store::{EmbeddedOptions, EmbeddedStore, MilvusOptions, MilvusStore, Store, StoreChoice};
 use crate::{locate, telemetry};
 
 /// Serves until SIGTERM or SIGINT.
@@ -69,9 +69,30 @@ async fn check(app: AppState, shutdown: Shutdown) -> ExitCode {
 /// When one of them cannot be opened.
 pub async fn assemble(config: Config) -> anyhow::Result<AppState> {
     // First the store: it remembers which encoder it was changed to.
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?);
+    let store = open_store(&config).await?;
     let (runtime, artefact, backends) = open_model_of(&config, &*store).await?;
     Ok(App::new(config, artefact, Some(runtime), backends, store)?)
+}
+
+/// Opens the store that the configuration names.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let address = match &config.store {
+        StoreChoice::Embedded => {
+            return Ok(Arc::new(EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?));
+        }
+        StoreChoice::Milvus(address) => (**address).clone(),
+    };
+    let mut options = MilvusOptions::new(address, config.data_dir.join("pictures"));
+    let file = &config.store_token_file;
+    if !file.as_os_str().is_empty() {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the store's token file {}", file.display()))?;
+        options.token = Some(text.trim().to_owned());
+    }
+    Ok(Arc::new(MilvusStore::open(options).await?))
 }
 
 /// Loads ONNX Runtime and opens the sessions of the artefact to serve.

@@ -13,15 +13,12 @@ use serde_json::Value;
 
 use super::Settings;
 use super::client::Client;
-use super::serve::open_model_of;
+use super::serve::{open_model_of, open_store};
 use crate::admission::Admission;
 use crate::config::{Config, KeepPictures};
 use crate::embedder::Embedder;
 use crate::indexer::{self, Entry, Source};
-use crate::store::{
-    CollectionName, ContentHash, EmbeddedOptions, EmbeddedStore, Filter, ItemId, Metadata, Neighbour, Query,
-    Store,
-};
+use crate::store::{CollectionName, ContentHash, Filter, ItemId, Metadata, Neighbour, Query, Store};
 use crate::telemetry::{self, Metrics};
 
 /// Where to work.
@@ -70,12 +67,12 @@ impl TargetArgs {
             }
             None => {
                 // First the store: when a server holds it, that is known before the encoder is loaded.
-                let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?;
-                let (_, artefact, backends) = open_model_of(config, &store).await?;
+                let store = open_store(config).await?;
+                let (_, artefact, backends) = open_model_of(config, &*store).await?;
                 let admission = Admission::new(config.queue_images, config.queue_bytes);
                 let metrics = Arc::new(Metrics::new()?);
                 let embedder = Embedder::start(config, artefact, backends, admission, metrics)?;
-                Place::Local { embedder, store: Box::new(store), keep: config.keep_pictures }
+                Place::Local { embedder, store, keep: config.keep_pictures }
             }
         };
         Ok(Target { collection, place })
@@ -89,7 +86,7 @@ pub struct Target {
 }
 
 enum Place {
-    Local { embedder: Embedder, store: Box<EmbeddedStore>, keep: KeepPictures },
+    Local { embedder: Embedder, store: Arc<dyn Store>, keep: KeepPictures },
     Remote { client: Client, max_images: usize, contract: Contract },
 }
 

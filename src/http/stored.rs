@@ -21,7 +21,10 @@ impl From<StoreError> for Problem {
                 StatusCode::BAD_REQUEST
             }
             StoreError::UnknownCollection(_) => StatusCode::NOT_FOUND,
-            StoreError::Busy { .. } | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Busy { .. } | StoreError::Closed | StoreError::Unavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            StoreError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
             StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -34,6 +37,7 @@ impl From<StoreError> for Problem {
                 .with("collection_contract", collection_contract.to_string())
                 .with("vector_contract", vector_contract.to_string()),
             StoreError::Busy { .. } => problem.retry_after(std::time::Duration::from_secs(1)),
+            StoreError::Unavailable { .. } => problem.retry_after(std::time::Duration::from_secs(5)),
             _ => problem,
         }
     }

@@ -105,6 +105,38 @@ pub enum StoreError {
     /// SQLite refused for another reason.
     #[error("the database refused: {0}")]
     Database(String),
+    /// The distributed engine does not answer, or cannot now.
+    #[error("the store's engine at {address} does not answer: {reason}")]
+    Unavailable {
+        /// Its address.
+        address: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// The distributed engine refused.
+    #[error("the store's engine at {address} refused: {reason}")]
+    Engine {
+        /// Its address.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A collection of another program lies in the distributed engine where one of ours should be.
+    #[error(
+        "{address} is no collection of latentd ({reason}): it was left as it is. Choose another database"
+    )]
+    ForeignCollection {
+        /// Its address.
+        address: String,
+        /// How it was told.
+        reason: String,
+    },
+    /// The engine in use cannot do it.
+    #[error("this store's engine cannot do it: {what}")]
+    Unsupported {
+        /// What was asked for, and what to do instead.
+        what: &'static str,
+    },
     /// A defect of latentd itself.
     #[error("the store failed internally: {0}")]
     Internal(&'static str),
@@ -128,6 +160,10 @@ impl StoreError {
             Self::NewerSchema { .. } => "newer_schema",
             Self::Damaged { .. } => "store_damaged",
             Self::Database(_) => "store_database",
+            Self::Unavailable { .. } => "store_unavailable",
+            Self::Engine { .. } => "store_engine",
+            Self::ForeignCollection { .. } => "foreign_collection",
+            Self::Unsupported { .. } => "store_unsupported",
             Self::Internal(_) => "internal",
         }
     }

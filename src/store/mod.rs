@@ -1,23 +1,28 @@
 //! The store: items, their vectors, and which of them are nearest.
 //!
 //! [`Store`] is the trait that the rest of the server sees; [`EmbeddedStore`] is the engine that needs nothing
-//! beside it. Every value that goes in or out is typed and checked, every queue and size has a bound.
+//! beside it, [`MilvusStore`] the one that several servers share. Every value that goes in or out is typed and checked, every queue and size has a bound.
 
+pub mod choice;
 pub mod content;
 pub mod embedded;
 pub mod error;
 pub mod filter;
 pub mod index;
+pub mod migrate;
+pub mod milvus;
 pub mod names;
 pub mod refresh;
 pub mod types;
 
 use futures::future::BoxFuture;
 
+pub use choice::StoreChoice;
 pub use content::{ContentHash, Metadata, Thumbnail, Timestamp};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use filter::{Filter, FilterError};
+pub use milvus::{MilvusOptions, MilvusStore};
 pub use names::{CollectionName, InvalidValue, ItemId};
 pub use types::{CollectionInfo, Item, Neighbour, NewItem, Query, StoreStats, Upserted};
 

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod acceptance;
 mod bad_input;
 mod cli;
 mod cors;
@@ -15,6 +16,7 @@ mod index_cli;
 mod items;
 mod keys;
 mod kill9;
+mod milvus;
 mod nasty;
 mod openapi;
 mod overload;

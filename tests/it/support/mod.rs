@@ -1,18 +1,17 @@
 //! Support: servers, pictures and vectors for the tests.
 
+pub mod engine;
 pub mod fake;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use latentd::app::{App, AppState};
 use latentd::backend::Backends;
-use latentd::cli::serve::{assemble, open_model};
+use latentd::cli::serve::{assemble, open_model, open_store};
 use latentd::config::Config;
 use latentd::http::{router, serve};
 use latentd::shutdown::Shutdown;
-use latentd::store::{EmbeddedOptions, EmbeddedStore};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -45,9 +44,9 @@ impl Server {
         let (config, data) = settings(change);
         let (runtime, artefact, Backends { device, .. }) = open_model(&config).unwrap();
         let sessions = vec![fake.backend(artefact.manifest().output.dim)];
-        let store = EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await.unwrap();
+        let store = open_store(&config).await.unwrap();
         let backends = Backends { sessions, device };
-        let app = App::new(config, artefact, Some(runtime), backends, Arc::new(store)).unwrap();
+        let app = App::new(config, artefact, Some(runtime), backends, store).unwrap();
         Self::serve(app, data, false).await
     }
 
@@ -124,7 +123,8 @@ impl Server {
 pub fn settings(change: impl FnOnce(&mut Config)) -> (Config, TempDir) {
     let data = tempfile::tempdir().unwrap();
     let model = std::env::var_os("LATENTD_MODEL").map(PathBuf::from).unwrap_or_default();
-    let mut config = Config { model, data_dir: data.path().join("data"), ..Config::default() };
+    let data_dir = data.path().join("data");
+    let mut config = Config { model, data_dir, store: engine::choice(), ..Config::default() };
     change(&mut config);
     config.check().unwrap();
     (config, data)
