@@ -85,7 +85,7 @@ impl Args {
         let readout = self.readout.fit(&run)?;
         let mut weights = PictureEncoder::weights_of(&header.encoder, &run.checkpoint.arrays.online)?;
         readout.whitening.iter().for_each(|w| w.save(&mut weights));
-        let evaluation = report::evaluation(&run);
+        let evaluation = report::evaluation(&run, &readout);
         let html = report::build(&run, &readout, &root, &self.name)?;
         let command = command_line();
         let description = format!(

@@ -80,7 +80,7 @@ pub fn build(run: &TrainedRun, readout: &Readout, pictures: &Path, title: &str) 
         header.config.seed,
         VIEW_EXAMPLES,
     );
-    let eval = evaluation(run);
+    let eval = evaluation(run, readout);
     Ok(render(&ReportInput {
         title: title.into(),
         facts: facts(run, readout),
@@ -107,9 +107,20 @@ fn checkup(pictures: &Path) -> Option<Checkup> {
     Some(checkup)
 }
 
-/// The run's evaluation, if there was one.
-pub fn evaluation(run: &TrainedRun) -> Option<EvalTable> {
-    run.dir.read_json("eval.json").ok()
+/// The run's last evaluation, if it was of this checkpoint and readout.
+pub fn evaluation(run: &TrainedRun, readout: &Readout) -> Option<EvalTable> {
+    let table: EvalTable = run.dir.read_json("eval.json").ok()?;
+    let wanted = run.measured(readout);
+    match table.measured {
+        Some(measured) if measured != wanted => {
+            tracing::warn!(
+                "the last `eval` was of {measured}, this is {wanted}: its figures are left out; run `eval` again with \
+                 the options given here"
+            );
+            None
+        }
+        _ => Some(table),
+    }
 }
 
 fn facts(run: &TrainedRun, readout: &Readout) -> Vec<(String, String)> {

@@ -9,8 +9,8 @@ use super::readout::ReadoutOptions;
 use crate::checkpoint::Checkpoint;
 use crate::data::PictureCache;
 use crate::encode::PictureEncoder;
-use crate::eval::Subject;
 use crate::eval::compare::RANDOM;
+use crate::eval::{Measured, Subject};
 use crate::export::eval_preprocess;
 use crate::nn::config::{Arch, EncoderConfig};
 use crate::nn::weights::Weights;
@@ -61,6 +61,16 @@ impl TrainedRun {
     /// The online encoder, which BYOL keeps after training, with its readout.
     pub fn encoder(&self, readout: &Readout) -> anyhow::Result<PictureEncoder> {
         Ok(readout.encoder(&self.checkpoint.arrays.online)?)
+    }
+
+    /// What figures of that readout are of.
+    pub fn measured(&self, readout: &Readout) -> Measured {
+        Measured {
+            step: self.checkpoint.header.step,
+            grid: readout.encoder.grid,
+            dims: readout.dim(),
+            whitened: readout.whitening.is_some(),
+        }
     }
 
     /// Embeddings of all pictures of a cache.
@@ -117,8 +127,10 @@ impl Evaluated {
     pub fn subject(&self, readout: &ReadoutOptions) -> anyhow::Result<Subject<'static>> {
         Ok(match self {
             Self::Run(run) => {
-                let mut encoder = run.encoder(&readout.fit(run)?)?;
+                let readout = readout.fit(run)?;
+                let mut encoder = run.encoder(&readout)?;
                 Subject::new(THIS, move |pictures: &[_]| Ok(encoder.embed(pictures)?))
+                    .of_run(run.measured(&readout))
             }
             Self::Artefact(artefact) => {
                 latentd_model::runtime::init(None)?;

@@ -118,6 +118,7 @@ pub fn evaluate(
         against: options.against.clone(),
         comparisons: Vec::new(),
         answer: None,
+        measured: subjects.iter().find(|s| !s.baseline).and_then(|s| s.measured),
         command: options.command.clone(),
         machine: machine(),
         seconds: 0.0,

@@ -26,5 +26,5 @@ pub use knn::{Neighbour, Vote, neighbours, vote, weighted_knn};
 pub use machine::machine;
 pub use probe::{LinearProbe, ProbeOptions, linear_probe};
 pub use spread::{Spread, spread};
-pub use subject::{EmbedError, Subject};
+pub use subject::{EmbedError, Measured, Subject};
 pub use table::{ClassAccuracy, EvalRow, EvalTable, Metric, Representation, Subsets};

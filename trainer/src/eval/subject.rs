@@ -1,6 +1,7 @@
 //! What is evaluated: anything that turns pictures into embeddings.
 
 use latentd_model::{Embedding, Pixels, Preprocess};
+use serde::{Deserialize, Serialize};
 
 use super::error::EvalError;
 
@@ -10,6 +11,27 @@ pub type EmbedError = Box<dyn std::error::Error + Send + Sync>;
 /// Embeds pictures of the exact size that the evaluation's preprocessing makes, one vector each.
 pub type Embed<'a> = Box<dyn FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a>;
 
+/// Which state of a run was measured: its figures are not those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Steps of the checkpoint.
+    pub step: u64,
+    /// Cells a side of the readout's grid.
+    pub grid: usize,
+    /// Dimensions of an embedding.
+    pub dims: usize,
+    /// Whether it was whitened.
+    pub whitened: bool,
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { step, grid, dims, whitened } = self;
+        let white = if *whitened { "whitened" } else { "not whitened" };
+        write!(f, "step {step}, grid {grid}, {dims} dimensions, {white}")
+    }
+}
+
 /// An encoder under evaluation.
 pub struct Subject<'a> {
     /// How it is called in the table.
@@ -18,6 +40,8 @@ pub struct Subject<'a> {
     pub baseline: bool,
     /// What it wants done to a picture first, where that is not what the evaluation does for all.
     pub preprocess: Option<Preprocess>,
+    /// Which state of a run it is, where it is of one.
+    pub measured: Option<Measured>,
     embed: Embed<'a>,
 }
 
@@ -33,7 +57,7 @@ impl<'a> Subject<'a> {
         name: impl Into<String>,
         embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
     ) -> Self {
-        Self { name: name.into(), baseline: false, preprocess: None, embed: Box::new(embed) }
+        Self { name: name.into(), baseline: false, preprocess: None, measured: None, embed: Box::new(embed) }
     }
 
     /// An encoder to compare with, such as one of random weights.
@@ -42,6 +66,12 @@ impl<'a> Subject<'a> {
         embed: impl FnMut(&[Pixels]) -> Result<Vec<Embedding>, EmbedError> + 'a,
     ) -> Self {
         Self { baseline: true, ..Self::new(name, embed) }
+    }
+
+    /// The same, said to be that state of a run.
+    #[must_use]
+    pub fn of_run(self, measured: Measured) -> Self {
+        Self { measured: Some(measured), ..self }
     }
 
     /// The same as another encoder to compare with, under a name and with a preprocessing of its own.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::{Answer, Comparison};
 use super::few::FewLabels;
+use super::subject::Measured;
 use crate::data::SplitOrigin;
 
 /// What a figure measures.
@@ -248,6 +249,9 @@ pub struct EvalTable {
     /// Whether training helped; none where there was nothing to compare with.
     #[serde(default)]
     pub answer: Option<Answer>,
+    /// Which state of a run the encoder in question was; none of an artefact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// The command that made this.
     pub command: String,
     /// The machine it ran on.
@@ -328,6 +332,7 @@ pub(crate) mod tests {
             against: None,
             comparisons: Vec::new(),
             answer: None,
+            measured: None,
             classes,
             command: "latentd-trainer eval x --labelled y".into(),
             machine: "a machine".into(),

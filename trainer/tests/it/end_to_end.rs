@@ -108,8 +108,17 @@ fn a_readout_by_a_grid_is_evaluated_and_exported_alike() {
     let artefact = models.join("grid-v1");
     let manifest = Artefact::open(&artefact).unwrap().manifest().clone();
     assert_eq!((manifest.output.dim, manifest.training.unwrap().grid), (24, 2));
+    assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1"));
     let served = knn(&artefact, &[]);
     assert!((trained.0 - served.0).abs() < 0.02 && trained.1 == served.1, "{trained:?} {served:?}");
+
+    // Figures of one readout are not passed on to another.
+    let mut command = trainer();
+    command.arg("export").arg(&run).args(["--name", "plain", "--models"]).arg(&models);
+    let said = String::from_utf8(succeed(&mut command).stderr).unwrap();
+    assert!(said.contains("the last `eval` was of step 8, grid 2, 24 dimensions, whitened"), "{said}");
+    let plain = Artefact::open(&models.join("plain-v1")).unwrap().manifest().clone();
+    assert!(plain.evaluation.iter().all(|f| f.metric != "knn_top1"), "{:?}", plain.evaluation);
 
     // The last map has two pixels a side; and a whitening to no or too many dimensions is refused.
     for (args, part) in [
