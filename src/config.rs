@@ -65,12 +65,12 @@ pub enum KeepPictures {
 
 /// Declares every setting once: as a flag, an environment variable, a key of `latentd.toml`, and a field of [`Config`].
 macro_rules! settings {
-    ($( $(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal; )*) => {
+    ($( $(#[doc = $doc:literal])+ $name:ident : $type:ty = $default:expr, $env:literal $([$($arg:tt)+])?; )*) => {
         /// One layer of settings; what is `None` is left to the layer below.
         #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
         #[serde(default, deny_unknown_fields)]
         pub struct Layer {
-            $( $(#[doc = $doc])+ #[arg(long, env = $env, hide_env_values = true)] pub $name: Option<$type>, )*
+            $( $(#[doc = $doc])+ #[arg(long, env = $env, hide_env_values = true $(, $($arg)+)?)] pub $name: Option<$type>, )*
         }
 
         /// The effective settings of a server.
@@ -130,14 +130,14 @@ settings! {
     /// PEM file with its key
     tls_key: PathBuf = PathBuf::new(), "LATENTD_TLS_KEY";
     /// Fetch pictures that clients name by address, {"url": "https://…"} [default: false]
-    url_inputs: bool = false, "LATENTD_URL_INPUTS";
+    url_inputs: bool = false, "LATENTD_URL_INPUTS" [num_args = 0..=1, default_missing_value = "true"];
     /// Hosts to fetch from, e.g. img.example.org,*.cdn.example [default: all that are public]
     url_allow_hosts: List<String> = List::default(), "LATENTD_URL_ALLOW_HOSTS";
     /// Ports to fetch from beside 80 and 443 [default: none]
     url_allow_ports: List<u16> = List::default(), "LATENTD_URL_ALLOW_PORTS";
     /// Fetch from addresses of this machine and of private networks too: whoever may embed can then reach what this
     /// machine can, as far as it is a picture [default: false]
-    url_allow_private: bool = false, "LATENTD_URL_ALLOW_PRIVATE";
+    url_allow_private: bool = false, "LATENTD_URL_ALLOW_PRIVATE" [num_args = 0..=1, default_missing_value = "true"];
     /// Milliseconds that fetching a picture may take, its wait for a place among the others counted [default: 10000]
     url_timeout_ms: u64 = 10_000, "LATENTD_URL_TIMEOUT_MS";
     /// Bytes of a fetched picture, at most [default: 33554432]
@@ -187,7 +187,7 @@ settings! {
     /// What to log, in the syntax of RUST_LOG [default: info]
     log: String = "info".to_owned(), "LATENTD_LOG";
     /// Log lines as JSON objects [default: false]
-    log_json: bool = false, "LATENTD_LOG_JSON";
+    log_json: bool = false, "LATENTD_LOG_JSON" [num_args = 0..=1, default_missing_value = "true"];
 }
 
 impl Config {
@@ -352,6 +352,21 @@ mod tests {
         std::fs::write(&file, "max_bacth = 8\n").unwrap();
         let message = Config::load(Layer::default(), Some(&file)).unwrap_err().to_string();
         assert!(message.contains("max_bacth") && message.contains("max_batch"), "{message}");
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_one() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            layer: Layer,
+        }
+        let read = |words: &[&str]| {
+            let layer = <Line as clap::Parser>::try_parse_from(words).unwrap().layer;
+            (layer.url_inputs, layer.log_json, layer.max_k)
+        };
+        assert_eq!(read(&["x", "--url-inputs", "--max-k", "7"]), (Some(true), None, Some(7)));
+        assert_eq!(read(&["x", "--url-inputs=false", "--log-json", "true"]), (Some(false), Some(true), None));
     }
 
     #[test]
