@@ -28,7 +28,7 @@ import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serving import ROOT, TARGET, free_port, serve  # noqa: E402
+from serving import ROOT, TARGET, serve  # noqa: E402
 
 PACKAGES = ["milvus==2.3.5", "setuptools<81"]
 # What runs on every engine, and what only a distributed one has.
@@ -59,11 +59,24 @@ def server_program():
     return program
 
 
+def quiet_port():
+    """A free port that no outgoing connection is given: a client that tries it while nobody listens could be given
+    that very port, be connected to itself, and keep Milvus from it."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+
+
 class Milvus:
     """A Milvus of one's own in a folder, which outlives its death."""
 
     def __init__(self, folder):
-        self.program, self.folder, self.port = server_program(), folder, free_port()
+        self.program, self.folder, self.port = server_program(), folder, quiet_port()
         self.process = None
 
     @property
