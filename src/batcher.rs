@@ -2,10 +2,9 @@
 //!
 //! Whoever hands in a picture while a session is idle runs it there and then, and goes on with
 //! what queued meanwhile, up to the largest batch at a time; where no session is idle, the
-//! picture waits for one. A batch that fails is run again picture by picture, so that only the
+//! picture waits for one. Requests take turns. A batch that fails is run again picture by picture, so that only the
 //! pictures at fault fail.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +16,13 @@ use tokio::sync::oneshot;
 use crate::admission::{Admission, Permit};
 use crate::backend::{Backend, BackendError};
 use crate::embedder::{EmbedError, Embedded, Timing};
+use crate::fair::{FairQueue, Flow};
 use crate::telemetry::Metrics;
 
 /// A picture on its way through the batcher.
 pub struct Job {
+    /// The request it belongs to.
+    pub flow: Flow,
     /// The picture at the encoder's size.
     pub pixels: Pixels,
     /// What decode and resize took.
@@ -37,7 +39,7 @@ struct Queued {
 }
 
 struct State {
-    queue: VecDeque<Queued>,
+    queue: FairQueue<Queued>,
     idle: Vec<Box<dyn Backend>>,
     closed: bool,
 }
@@ -62,7 +64,7 @@ impl Batcher {
         metrics: Arc<Metrics>,
     ) -> Self {
         let count = sessions.len();
-        let state = Mutex::new(State { queue: VecDeque::new(), idle: sessions, closed: false });
+        let state = Mutex::new(State { queue: FairQueue::default(), idle: sessions, closed: false });
         Self { state, came_back: Condvar::new(), sessions: count, max_batch, admission, metrics }
     }
 
@@ -75,13 +77,22 @@ impl Batcher {
             let _ = job.reply.send(Err(EmbedError::ShuttingDown));
             return;
         }
-        state.queue.push_back(Queued { job, since: Instant::now() });
+        state.queue.push(job.flow, Queued { job, since: Instant::now() });
         let idle = state.idle.pop();
         self.metrics.queue_depth.set(state.queue.len() as f64);
         drop(state);
         if let Some(backend) = idle {
             self.run_what_queued(backend);
         }
+    }
+
+    /// Drops the pictures of a flow that wait for a session, and gives their number.
+    pub fn cancel(&self, flow: Flow) -> usize {
+        let mut state = self.state.lock();
+        let left = state.queue.remove(flow);
+        self.metrics.queue_depth.set(state.queue.len() as f64);
+        drop(state);
+        left.len()
     }
 
     /// Pictures waiting for a session.
@@ -120,12 +131,13 @@ impl Batcher {
         }
     }
 
-    /// The oldest pictures whose clients still wait: this session's share of the queue, at most one batch.
+    /// The next pictures, request by request in turn: this session's share of the queue, at most one batch.
     fn take_share(&self, state: &mut State) -> Vec<Queued> {
         let share = state.queue.len().div_ceil(state.idle.len() + 1).min(self.max_batch);
         let mut batch = Vec::with_capacity(share);
         while batch.len() < share {
-            match state.queue.pop_front() {
+            match state.queue.pop() {
+                // Its client left between its decoding and its place in the queue.
                 Some(queued) if queued.job.reply.is_closed() => self.metrics.abandoned.increment(1),
                 Some(queued) => batch.push(queued),
                 None => break,

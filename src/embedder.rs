@@ -15,6 +15,7 @@ use crate::admission::{Admission, Overloaded, Permit};
 use crate::backend::{Backends, DeviceReport};
 use crate::batcher::{Batcher, Job};
 use crate::config::Config;
+use crate::fair::Flow;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 
@@ -184,7 +185,8 @@ impl Embedder {
     /// # Errors
     /// See [`EmbedError`].
     pub async fn embed(&self, image: ImageBytes) -> Result<Embedded, EmbedError> {
-        self.submit(image, None)?.await
+        let mut outcomes = self.embed_all(vec![image], None).await?;
+        outcomes.pop().unwrap_or(Err(EmbedError::Internal))
     }
 
     /// Embeds pictures, each with its own outcome, in order. `body` is held until the last file was decoded.
@@ -209,7 +211,8 @@ impl Embedder {
         body: Option<Arc<Permit>>,
     ) -> Result<Vec<Result<Embedded, EmbedError>>, Overloaded> {
         let permits: Result<Vec<_>, _> = images.iter().map(|_| self.0.admission.admit(1, 0)).collect();
-        let submit = |((image, seen), permit)| self.submit_admitted(image, seen, permit, body.clone());
+        let place = Place::new(&self.0);
+        let submit = |((image, seen), permit)| self.submit(place.flow, image, seen, permit, body.clone());
         let pending: Vec<_> = images.into_iter().zip(permits?).map(submit).collect();
         Ok(futures::future::join_all(pending).await)
     }
@@ -236,10 +239,8 @@ impl Embedder {
     /// Runs `work` on the decode pool; `None` when it panicked. What it may use must be admitted by the caller.
     pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.0.pool.spawn(move || {
-            if reply.is_closed() {
-                return;
-            }
+        let place = Place::new(&self.0);
+        self.0.pool.spawn(place.flow, move || {
             if let Ok(outcome) = catch_unwind(AssertUnwindSafe(work)) {
                 let _ = reply.send(outcome);
             }
@@ -273,13 +274,9 @@ impl Embedder {
         self.0.batcher.close();
     }
 
-    fn submit(&self, image: ImageBytes, body: Option<Arc<Permit>>) -> Result<Pending, Overloaded> {
-        let permit = self.0.admission.admit(1, 0)?;
-        Ok(self.submit_admitted(image, None, permit, body))
-    }
-
-    fn submit_admitted(
+    fn submit(
         &self,
+        flow: Flow,
         image: ImageBytes,
         seen: Option<Seen>,
         permit: Permit,
@@ -287,8 +284,30 @@ impl Embedder {
     ) -> Pending {
         let (reply, answer) = oneshot::channel();
         let inner = self.0.clone();
-        self.0.pool.spawn(move || inner.decode_and_queue(image, seen, permit, body, reply));
+        self.0.pool.spawn(flow, move || inner.decode_and_queue(flow, image, seen, permit, body, reply));
         Pending { answer, metrics: self.0.metrics.clone() }
+    }
+}
+
+/// A request's place in the queues: dropped with the request, answered or not, it takes out what still waits there,
+/// with the memory that it holds.
+struct Place<'a> {
+    flow: Flow,
+    inner: &'a Inner,
+}
+
+impl<'a> Place<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Self { flow: Flow::new(), inner }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let left = self.inner.pool.cancel(self.flow) + self.inner.batcher.cancel(self.flow);
+        if left > 0 {
+            self.inner.metrics.abandoned.increment(left as u64);
+        }
     }
 }
 
@@ -319,6 +338,7 @@ impl Future for Pending {
 impl Inner {
     fn decode_and_queue(
         &self,
+        flow: Flow,
         image: ImageBytes,
         seen: Option<Seen>,
         permit: Permit,
@@ -338,7 +358,7 @@ impl Inner {
         let decode = started.elapsed();
         self.metrics.decode_seconds.record(decode.as_secs_f64());
         match outcome {
-            Ok(pixels) => self.batcher.submit(Job { pixels, decode, reply, permit }),
+            Ok(pixels) => self.batcher.submit(Job { flow, pixels, decode, reply, permit }),
             Err(error) => {
                 drop(permit);
                 self.admission.finished(1);

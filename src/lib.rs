@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod cli;
 pub mod config;
 pub mod embedder;
+pub mod fair;
 pub mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,12 +1,13 @@
-//! The pool: a fixed number of threads and one queue, first in first out.
+//! The pool: a fixed number of threads and one queue, fair between requests.
 //!
 //! Idle threads sleep rather than spin: on a server they would take the cores from the requests.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::fair::{FairQueue, Flow};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -24,7 +25,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Task>,
+    queue: FairQueue<Task>,
     closed: bool,
 }
 
@@ -42,10 +43,17 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Queues a task; a panic in it is logged and ends nothing else.
-    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
-        self.shared.state.lock().queue.push_back(Box::new(task));
+    /// Queues a task of a flow; a panic in it is logged and ends nothing else.
+    pub fn spawn(&self, flow: Flow, task: impl FnOnce() + Send + 'static) {
+        self.shared.state.lock().queue.push(flow, Box::new(task));
         self.shared.wake.notify_one();
+    }
+
+    /// Drops the tasks of a flow that have not begun, and gives their number.
+    pub fn cancel(&self, flow: Flow) -> usize {
+        let tasks = self.shared.state.lock().queue.remove(flow);
+        // Dropped outside the lock: they may hold much.
+        tasks.len()
     }
 
     /// How many threads it has.
@@ -74,7 +82,7 @@ fn work(shared: &Shared) {
 fn next(shared: &Shared) -> Option<Task> {
     let mut state = shared.state.lock();
     loop {
-        if let Some(task) = state.queue.pop_front() {
+        if let Some(task) = state.queue.pop() {
             return Some(task);
         }
         if state.closed {
@@ -94,9 +102,10 @@ mod tests {
     fn tasks_run_in_order_a_panic_ends_nothing_and_what_is_queued_is_finished() {
         let (sender, receiver) = mpsc::channel();
         let pool = Pool::start("test", 1).unwrap();
+        let flow = Flow::new();
         for number in 0..5 {
             let sender = sender.clone();
-            pool.spawn(move || {
+            pool.spawn(flow, move || {
                 assert_ne!(number, 2);
                 sender.send(number).unwrap();
             });

@@ -37,7 +37,7 @@ pub struct Metrics {
     pub queue_depth: Gauge,
     /// Pictures embedded.
     pub images: Counter,
-    /// Pictures whose client had hung up before their turn.
+    /// Pictures whose client had hung up, or whose deadline had passed, before their turn.
     pub abandoned: Counter,
     /// Pictures taken in and not yet answered.
     pub in_flight_images: Gauge,
@@ -155,9 +155,12 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge("latentd_ready", "1 when the golden check passed and requests are taken");
     gauge("latentd_device_fallback", "1 when --device auto fell back to the CPU");
     counter("latentd_images_total", "Pictures embedded");
-    counter("latentd_images_abandoned_total", "Pictures dropped because their client had hung up");
+    counter(
+        "latentd_images_abandoned_total",
+        "Pictures dropped because their client had hung up or their deadline had passed",
+    );
     counter("latentd_image_errors_total", "Pictures that failed, by code");
-    counter("latentd_rejected_total", "Requests refused because of load, by code");
+    counter("latentd_rejected_total", "Requests refused or given up because of load, by code");
     counter("latentd_requests_total", "Requests answered, by route, method and status");
 }
 

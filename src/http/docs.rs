@@ -62,7 +62,7 @@ pub const EXAMPLES: &[Example] = &[
 #[openapi(
     info(
         title = "latentd",
-        description = "Embeddings of pictures and their nearest neighbours, by your own encoder.\n\nEvery error is an RFC 9457 problem with a stable `code`. Every vector carries the contract of its encoder; vectors of different contracts cannot be compared.",
+        description = "Embeddings of pictures and their nearest neighbours, by your own encoder.\n\nEvery error is an RFC 9457 problem with a stable `code`. Every vector carries the contract of its encoder; vectors of different contracts cannot be compared.\n\nEvery route takes a deadline in the header `x-request-timeout-ms` (or `grpc-timeout`): a request that is not finished by then leaves the queue and gets 504 `deadline_exceeded`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(

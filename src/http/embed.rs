@@ -86,7 +86,11 @@ pub struct ImageForm {
 /// problem; in a form or in JSON every picture has its own result. In the binary replies the row of a
 /// picture that failed is NaN, and the header `x-latentd-failed` lists the places of those.
 #[utoipa::path(
-    post, path = "/embed", tag = "embed", params(EmbedQuery),
+    post, path = "/embed", tag = "embed",
+    params(
+        EmbedQuery,
+        ("x-request-timeout-ms" = Option<u64>, Header, description = "Milliseconds after which the client needs no answer; on every route"),
+    ),
     request_body(description = "JPEG, PNG, WebP, GIF, BMP or TIFF", content(
         (RawBytes = "image/*"), (RawBytes = "application/octet-stream"),
         (ImageForm = "multipart/form-data"), (JsonInputs = "application/json"),
@@ -101,6 +105,7 @@ pub struct ImageForm {
         (status = 415, description = "Not a picture of a supported format", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A corrupt picture", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Not finished within the time that the client gave", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn embed(

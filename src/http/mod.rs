@@ -4,6 +4,7 @@ pub mod auth;
 pub mod bulk;
 pub mod collections;
 pub mod cors;
+pub mod deadline;
 pub mod docs;
 pub mod embed;
 pub mod encoding;

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::auth::Who;
+use super::deadline::Deadline;
 use super::problem::Problem;
 use crate::app::AppState;
 
@@ -37,15 +38,13 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(who.clone());
     let span = tracing::info_span!("request", id);
-    let limit = app.config.request_timeout();
-    let response = match tokio::time::timeout(limit, next.run(request).instrument(span)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let detail = format!("the request was not finished within {} ms", limit.as_millis());
-            Problem::unavailable("request_timeout", detail)
-                .retry_after(app.admission.retry_after())
-                .into_response()
+    let response = match Deadline::of(request.headers(), app.config.request_timeout()) {
+        Ok(deadline) => {
+            // Dropped at its deadline, the handler's future takes its pictures out of the queues.
+            let answered = tokio::time::timeout(deadline.limit, next.run(request).instrument(span)).await;
+            answered.unwrap_or_else(|_| deadline.passed(app.admission.retry_after()).into_response())
         }
+        Err(problem) => problem.into_response(),
     };
     let response = finish(response, &id, &method, &path).await;
     let (took, status) = (started.elapsed(), response.status().as_u16());
@@ -71,7 +70,10 @@ fn log(app: &AppState, response: &Response, line: &Line<'_>) {
     let &Line { method, path, route, id, key, took } = line;
     let (status, ms) = (response.status().as_u16(), took.as_micros() as f64 / 1e3);
     let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
-    let busy = matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let busy = matches!(
+        response.status(),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::GATEWAY_TIMEOUT
+    );
     if let (Some(code), true) = (code, busy) {
         app.metrics
             .counter("latentd_rejected_total", vec![metrics::Label::new("code", code.to_owned())])

@@ -113,6 +113,7 @@ impl Problem {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
             StatusCode::UNPROCESSABLE_ENTITY => "unprocessable",
             StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            StatusCode::GATEWAY_TIMEOUT => "deadline_exceeded",
             _ if status.is_server_error() => return Self { status: status.as_u16(), ..Self::internal() },
             _ => "request_refused",
         };

@@ -112,6 +112,68 @@ async fn a_request_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_request_does_not_wait_for_a_large_one() {
+    // One thread and one session, so that all order is the queues' own.
+    let fake = Control::slow(Duration::from_millis(40));
+    let narrow = |config: &mut latentd::config::Config| {
+        config.decode_threads = 1;
+        config.max_batch = 1;
+    };
+    let server = Server::faking(narrow, &fake).await;
+    let large = server.post_form("/embed", (0..30).map(|shade| solid([shade; 3])).collect());
+    let small = async {
+        while server.app.admission.images() < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let began = Instant::now();
+        assert_eq!(server.post("/embed", solid([99; 3])).await.status(), 200);
+        began.elapsed()
+    };
+    let began = Instant::now();
+    let (large, small) = tokio::join!(async { (large.await.status(), began.elapsed()) }, small);
+    assert_eq!(large.0, 200);
+    assert!(small * 4 < large.1, "{small:?} beside {:?} of the large request", large.1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_takes_the_request_out_of_the_queue() {
+    let fake = Control::slow(Duration::from_millis(600));
+    let narrow = |config: &mut latentd::config::Config| {
+        config.decode_threads = 1;
+        config.max_batch = 1;
+    };
+    let server = Server::faking(narrow, &fake).await;
+    let ask = |name: &'static str, value: &'static str, picture: Vec<u8>| {
+        let request = server.client.post(server.at("/embed")).header("content-type", "image/png");
+        request.header(name, value).body(picture).send()
+    };
+    let running = ask("x-request-timeout-ms", "5000", solid([1; 3]));
+    let late = async {
+        while server.app.admission.images() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let late = [("x-request-timeout-ms", "100", 2), ("grpc-timeout", "100m", 3)];
+        for (name, value, shade) in late {
+            let reply = ask(name, value, solid([shade; 3])).await.unwrap();
+            problem(reply, 504, "deadline_exceeded").await;
+        }
+        // Both are gone while the first one still runs, with all that they held.
+        (server.app.admission.images(), server.app.admission.bytes(), server.app.embedder().queue_depth())
+    };
+    let (running, (images, bytes, depth)) = tokio::join!(running, late);
+    assert_eq!(running.unwrap().status(), 200);
+    assert_eq!((images, bytes, depth), (1, 0, 0));
+    assert_eq!(fake.embedded.load(Ordering::SeqCst), 1);
+    let reply = ask("x-request-timeout-ms", "soon", solid([4; 3])).await.unwrap();
+    problem(reply, 400, "invalid_timeout").await;
+    let metrics = server.client.get(server.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("latentd_images_abandoned_total 2"), "{metrics}");
+    assert!(metrics.contains("latentd_rejected_total{code=\"deadline_exceeded\"} 2"), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_finishes_what_was_taken() {
     let fake = Control::slow(Duration::from_millis(500));
     let server = Server::faking(|_| {}, &fake).await;
