@@ -8,6 +8,7 @@ pub mod compare;
 pub mod contract;
 pub mod decode;
 pub mod digest;
+pub mod eigen;
 pub mod embedding;
 pub mod encoder;
 pub mod gallery;
@@ -19,6 +20,7 @@ pub mod pixels;
 pub mod preprocess;
 pub mod quantise;
 pub mod runtime;
+pub mod spread;
 #[cfg(test)]
 mod tiny_onnx;
 

@@ -2,7 +2,6 @@
 
 mod collect;
 pub mod compare;
-pub mod eigen;
 pub mod error;
 pub mod evaluate;
 pub mod features;

@@ -2,20 +2,11 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::eigen::symmetric_eigenvalues;
+pub use latentd_model::spread::Spread;
+use latentd_model::spread::effective_rank;
+
 use super::error::EvalError;
 use super::features::Features;
-
-/// Spread of a set of L2-normalised vectors.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Spread {
-    /// Mean over dimensions of the standard deviation, times √dim: 1 when vectors spread evenly over the sphere, 0 when
-    /// all are one (Chen & He, "Exploring Simple Siamese Representation Learning", 2020, section 4.1).
-    pub std: f64,
-    /// exp of the entropy of the normalised singular values, uncentred: between 1 and dim (Garrido et al.,
-    /// "RankMe", 2023).
-    pub effective_rank: f64,
-}
 
 /// Measures `features`, whose rows are L2-normalised, on at most `limit` evenly spaced rows (RankMe uses 25,600).
 ///
@@ -40,26 +31,7 @@ pub fn spread(features: &Features, limit: usize) -> Result<Spread, EvalError> {
         (matrix.t()?.matmul(&matrix)?, dim)
     };
     let mut gram: Vec<f64> = gram.flatten_all()?.to_vec1()?;
-    let singular: Vec<f64> =
-        symmetric_eigenvalues(&mut gram, side).into_iter().map(|v| v.max(0.0).sqrt()).collect();
-    Ok(Spread { std, effective_rank: entropy_rank(&singular) })
-}
-
-/// exp(−Σ p ln p) with `p` the singular values as shares of their sum, as RankMe smooths them.
-fn entropy_rank(singular: &[f64]) -> f64 {
-    const EPSILON: f64 = 1e-7;
-    let total: f64 = singular.iter().sum();
-    if total <= 0.0 {
-        return 0.0;
-    }
-    let entropy: f64 = singular
-        .iter()
-        .map(|s| {
-            let p = s / total + EPSILON;
-            -p * p.ln()
-        })
-        .sum();
-    entropy.exp()
+    Ok(Spread { std, effective_rank: effective_rank(&mut gram, side) })
 }
 
 #[cfg(test)]

@@ -114,8 +114,10 @@ fn ql_sweep(d: &mut [f64], e: &mut [f64], l: usize, m: usize) {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
-    use crate::data::random::{Purpose, stream, unit};
 
     fn sorted(mut values: Vec<f64>) -> Vec<f64> {
         values.sort_by(f64::total_cmp);
@@ -147,14 +149,14 @@ mod tests {
     #[test]
     fn a_rotated_diagonal_keeps_its_values() {
         let n = 60;
-        let mut rng = stream(1, Purpose::Split, 0, 0);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
         let want: Vec<f64> =
-            (0..n).map(|i| if i % 7 == 0 { 0.0 } else { unit(&mut rng) * 10.0 - 2.0 }).collect();
+            (0..n).map(|i| if i % 7 == 0 { 0.0 } else { rng.random::<f64>() * 10.0 - 2.0 }).collect();
         let mut a = vec![0.0; n * n];
         (0..n).for_each(|i| a[i * n + i] = want[i]);
         // A chain of random reflections I - 2 w wᵀ on both sides.
         for _ in 0..5 {
-            let w: Vec<f64> = (0..n).map(|_| unit(&mut rng) - 0.5).collect();
+            let w: Vec<f64> = (0..n).map(|_| rng.random::<f64>() - 0.5).collect();
             let norm = w.iter().map(|x| x * x).sum::<f64>();
             let mut b = a.clone();
             for i in 0..n {
