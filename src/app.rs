@@ -10,16 +10,19 @@ use parking_lot::RwLock;
 
 use crate::admission::Admission;
 use crate::backend::Backends;
+use crate::cache::EmbeddingCache;
 use crate::config::Config;
-use crate::embedder::Embedder;
+use crate::embedder::{Embedder, Shared};
 use crate::fetch::Fetcher;
 use crate::http::problem::Problem;
 use crate::keys::{Keys, KeysError};
+use crate::precision::PrecisionReport;
 use crate::refresh::{self, Refresh};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::tls::{Tls, TlsError};
+use crate::tuning::Tuned;
 use crate::watch;
 
 /// What handlers get.
@@ -35,10 +38,14 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// What may be inside at once.
     pub admission: Admission,
+    /// The vectors of pictures seen lately, if any are kept.
+    pub cache: Option<Arc<EmbeddingCache>>,
     /// Whether requests are taken.
     pub lifecycle: Lifecycle,
     /// ONNX Runtime in use; absent where a test brings its own backend.
     pub runtime: Option<RuntimeInfo>,
+    /// What was chosen at start, and why.
+    pub chosen: Chosen,
     /// When the app was put together.
     pub started: Instant,
     /// Who may call.
@@ -52,6 +59,15 @@ pub struct App {
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
     pub writes: tokio::sync::RwLock<()>,
     embedder: RwLock<Embedder>,
+}
+
+/// What was chosen for the encoder at start, and why.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// Float or int8; absent where the store's encoder left no choice.
+    pub precision: Option<PrecisionReport>,
+    /// Sessions and sizes of a run.
+    pub tuned: Tuned,
 }
 
 /// Why an app could not be put together.
@@ -82,11 +98,14 @@ impl App {
         runtime: Option<RuntimeInfo>,
         backends: Backends,
         store: Arc<dyn Store>,
+        chosen: Chosen,
     ) -> Result<AppState, AppError> {
         let metrics = Arc::new(Metrics::new().map_err(|error| AppError::Metrics(error.to_string()))?);
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
-        let embedder = Embedder::start(&config, artefact, backends, admission.clone(), metrics.clone())?;
+        let cache = EmbeddingCache::new(config.cache_mib, &metrics).map(Arc::new);
+        let shared = Shared { admission: admission.clone(), metrics: metrics.clone(), cache: cache.clone() };
+        let embedder = Embedder::start(&config, artefact, backends, shared)?;
         let keys = Keys::open(&config.api_keys_file, &config.admin_key_file)?;
         let encrypted = !config.tls_cert.as_os_str().is_empty();
         let tls = if encrypted { Some(Tls::open(&config.tls_cert, &config.tls_key)?) } else { None };
@@ -96,8 +115,10 @@ impl App {
             store,
             metrics,
             admission,
+            cache,
             lifecycle: Lifecycle::default(),
             runtime,
+            chosen,
             started: Instant::now(),
             keys,
             tls,
@@ -106,6 +127,13 @@ impl App {
             writes: tokio::sync::RwLock::new(()),
             embedder: RwLock::new(embedder),
         }))
+    }
+
+    /// What an embedder of this app shares with the others.
+    #[must_use]
+    pub fn shared(&self) -> Shared {
+        let (admission, metrics, cache) = (self.admission.clone(), self.metrics.clone(), self.cache.clone());
+        Shared { admission, metrics, cache }
     }
 
     /// The embedder that serves now. A handler asks once and keeps it, so that one request meets one encoder.

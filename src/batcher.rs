@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use latentd_model::{Embedding, Pixels};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 
-use crate::admission::{Admission, Permit};
+use crate::admission::Admission;
 use crate::backend::{Backend, BackendError};
-use crate::embedder::{EmbedError, Embedded, Timing};
+use crate::embedder::{EmbedError, Embedded, Reply, Timing};
 use crate::fair::{FairQueue, Flow};
+use crate::health::Health;
 use crate::telemetry::Metrics;
 
 /// A picture on its way through the batcher.
@@ -27,10 +27,8 @@ pub struct Job {
     pub pixels: Pixels,
     /// What decode and resize took.
     pub decode: Duration,
-    /// Where the answer goes; when its receiver is gone, so is the client.
-    pub reply: oneshot::Sender<Result<Embedded, EmbedError>>,
-    /// The picture's place in the server.
-    pub permit: Permit,
+    /// Where the answer goes.
+    pub reply: Reply,
 }
 
 struct Queued {
@@ -52,6 +50,7 @@ pub struct Batcher {
     max_batch: usize,
     admission: Admission,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
 }
 
 impl Batcher {
@@ -62,10 +61,11 @@ impl Batcher {
         max_batch: usize,
         admission: Admission,
         metrics: Arc<Metrics>,
+        health: Arc<Health>,
     ) -> Self {
         let count = sessions.len();
         let state = Mutex::new(State { queue: FairQueue::default(), idle: sessions, closed: false });
-        Self { state, came_back: Condvar::new(), sessions: count, max_batch, admission, metrics }
+        Self { state, came_back: Condvar::new(), sessions: count, max_batch, admission, metrics, health }
     }
 
     /// Hands in a picture, and blocks to run it where a session is idle. What waits is bounded by the
@@ -74,7 +74,7 @@ impl Batcher {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
-            let _ = job.reply.send(Err(EmbedError::ShuttingDown));
+            job.reply.send(Err(EmbedError::ShuttingDown));
             return;
         }
         state.queue.push(job.flow, Queued { job, since: Instant::now() });
@@ -154,23 +154,24 @@ impl Batcher {
             let timing = Timing { decode: job.decode, queue: started - since, ..Timing::default() };
             self.metrics.queue_seconds.record(timing.queue.as_secs_f64());
             pixels.push(job.pixels);
-            waiting.push((job.reply, job.permit, timing));
+            waiting.push((job.reply, timing));
         }
         let outcomes = embed_each(backend, &pixels);
         let inference = started.elapsed();
         self.metrics.inference_seconds.record(inference.as_secs_f64());
         self.metrics.batch_size.record(size as f64);
         self.admission.finished(size);
-        for ((reply, permit, timing), outcome) in waiting.into_iter().zip(outcomes) {
+        for ((reply, timing), outcome) in waiting.into_iter().zip(outcomes) {
             let answer = match outcome {
                 Ok(embedding) => {
                     self.metrics.images.increment(1);
-                    Ok(Embedded { embedding, timing: Timing { inference, batch: size, ..timing } })
+                    self.health.note(&embedding);
+                    let timing = Timing { inference, batch: size, ..timing };
+                    Ok(Embedded { embedding, timing, content: reply.content })
                 }
                 Err(error) => Err(EmbedError::Inference(error.0)),
             };
-            drop(permit);
-            let _ = reply.send(answer);
+            reply.send(answer);
         }
     }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::DeviceChoice;
+use crate::precision::Precision;
 use crate::store::StoreChoice;
+use crate::tuning;
 use list::is_origin;
 pub use list::{ANY_ORIGIN, List};
 
@@ -152,18 +154,23 @@ settings! {
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     device: DeviceChoice = DeviceChoice::Auto, "LATENTD_DEVICE";
-    /// ONNX Runtime sessions; 0 = one per core, one per GPU [default: 0]
+    /// Numbers of the encoder: f32 (the artefact as found), int8 (its sibling from `latentd model quantize`, or no
+    /// start) or auto (the sibling where it is faster here and the store holds no float vectors) [default: f32]
+    precision: Precision = Precision::F32, "LATENTD_PRECISION";
+    /// ONNX Runtime sessions; 0 = measured at start, at most one per core; one per GPU [default: 0]
     sessions: usize = 0, "LATENTD_SESSIONS";
     /// Threads inside one session [default: 1]
     intra_threads: usize = 1, "LATENTD_INTRA_THREADS";
     /// Threads that decode and resize pictures; 0 = one per core [default: 0]
     decode_threads: usize = 0, "LATENTD_DECODE_THREADS";
-    /// Pictures in one run of the model, at most [default: 32]
-    max_batch: usize = 32, "LATENTD_MAX_BATCH";
+    /// Pictures in one run of the model, at most; 0 = measured at start, at most 32 [default: 0]
+    max_batch: usize = 0, "LATENTD_MAX_BATCH";
     /// Pictures taken in and not yet answered, at most [default: 1024]
     queue_images: usize = 1024, "LATENTD_QUEUE_IMAGES";
     /// Bytes of bodies taken in and not yet answered, at most [default: 268435456]
     queue_bytes: usize = 256 << 20, "LATENTD_QUEUE_BYTES";
+    /// MiB of embeddings kept for pictures that come again; 0 = none [default: 64]
+    cache_mib: usize = 64, "LATENTD_CACHE_MIB";
     /// Bytes of one request body, at most [default: 67108864]
     max_body_bytes: usize = 64 << 20, "LATENTD_MAX_BODY_BYTES";
     /// Bytes of one picture file, at most [default: 33554432]
@@ -213,7 +220,6 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let positive = [
             ("intra_threads", self.intra_threads as u64),
-            ("max_batch", self.max_batch as u64),
             ("queue_images", self.queue_images as u64),
             ("max_body_bytes", self.max_body_bytes as u64),
             ("max_image_bytes", self.max_image_bytes as u64),
@@ -254,6 +260,9 @@ impl Config {
                 return Err(range(key, value, "must be at most 256"));
             }
         }
+        if self.cache_mib > 1 << 20 {
+            return Err(range("cache_mib", self.cache_mib, "must be at most 1048576"));
+        }
         if self.max_batch > 4096 {
             return Err(range("max_batch", self.max_batch, "must be at most 4096"));
         }
@@ -278,6 +287,12 @@ impl Config {
     #[must_use]
     pub fn decode_threads(&self) -> usize {
         if self.decode_threads == 0 { cores() } else { self.decode_threads }
+    }
+
+    /// Pictures in one run, at most.
+    #[must_use]
+    pub fn max_batch(&self) -> usize {
+        if self.max_batch == 0 { tuning::DEFAULT_MAX_BATCH } else { self.max_batch }
     }
 
     /// How long a request may take in all.
@@ -373,7 +388,7 @@ mod tests {
     fn bounds_are_checked_against_each_other() {
         let config = Config { queue_images: 10, max_images: 11, ..Config::default() };
         assert!(config.check().unwrap_err().to_string().starts_with("queue_images = 10"));
-        let config = Config { max_batch: 0, ..Config::default() };
-        assert!(config.check().unwrap_err().to_string().starts_with("max_batch = 0"));
+        let config = Config { max_images: 0, ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().starts_with("max_images = 0"));
     }
 }

@@ -1,116 +1,44 @@
 //! The embedder: a picture file in, an embedding out, by way of a pool of threads and the batcher.
 //!
-//! A thread of the pool decodes a picture, brings it to size, and where a session is idle runs it too.
+//! A thread of the pool looks a picture up in the cache; else it decodes it, brings it to size, and where a session
+//! is idle runs it too.
+
+mod flight;
+mod outcome;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use latentd_model::{
-    Artefact, DecodeError, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess, PreprocessError,
-};
+use latentd_model::{Artefact, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess};
 use tokio::sync::oneshot;
 
+use self::flight::{Flights, Task};
+pub use self::flight::{Outcome, Reply};
+pub use self::outcome::{EmbedError, Embedded, GoldenCheckError, Timing};
 use crate::admission::{Admission, Overloaded, Permit};
 use crate::backend::{Backends, DeviceReport};
 use crate::batcher::{Batcher, Job};
+use crate::cache::{CacheKey, EmbeddingCache};
 use crate::config::Config;
 use crate::fair::Flow;
+use crate::health::Health;
 use crate::pool::Pool;
+use crate::store::ContentHash;
 use crate::telemetry::Metrics;
-
-/// What the phases of one picture took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timing {
-    /// Decode and resize.
-    pub decode: Duration,
-    /// The wait for a session.
-    pub queue: Duration,
-    /// The run that it was in.
-    pub inference: Duration,
-    /// Pictures in that run.
-    pub batch: usize,
-}
-
-/// An embedding and what it took.
-#[derive(Debug, Clone)]
-pub struct Embedded {
-    /// The vector.
-    pub embedding: Embedding,
-    /// What its phases took.
-    pub timing: Timing,
-}
 
 /// Gets a decoded picture in its own size, on the decode pool, before it is brought to the encoder's.
 pub type Seen = Box<dyn FnOnce(&Pixels) + Send>;
 
-/// Why a picture has no embedding.
-#[derive(Debug, thiserror::Error)]
-pub enum EmbedError {
-    /// The file is no usable picture.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// The picture cannot be brought to the encoder's size.
-    #[error(transparent)]
-    Preprocess(#[from] PreprocessError),
-    /// The model failed on it.
-    #[error("the model failed on this image: {0}")]
-    Inference(String),
-    /// The server is full.
-    #[error(transparent)]
-    Overloaded(#[from] Overloaded),
-    /// The server is ending.
-    #[error("the server is shutting down")]
-    ShuttingDown,
-    /// A defect of the server.
-    #[error("the server failed on this image; its log says more")]
-    Internal,
-}
-
-impl EmbedError {
-    /// A stable code for programs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Decode(error) => error.code(),
-            Self::Preprocess(_) => "preprocess_failed",
-            Self::Inference(_) => "inference_failed",
-            Self::Overloaded(_) => "overloaded",
-            Self::ShuttingDown => "shutting_down",
-            Self::Internal => "internal_error",
-        }
-    }
-}
-
-/// Why the golden check did not pass.
-#[derive(Debug, thiserror::Error)]
-pub enum GoldenCheckError {
-    /// The golden pictures cannot be read.
-    #[error(transparent)]
-    Read(#[from] latentd_model::GoldenError),
-    /// A picture gave no embedding.
-    #[error("golden picture {name}: {source}")]
-    Embed {
-        /// File name.
-        name: String,
-        /// Why.
-        source: EmbedError,
-    },
-    /// A picture gave another embedding.
-    #[error(
-        "golden picture {name} has cosine {cosine:.6} to its expected vector, below {min}: this machine does not give the vectors this artefact was made with"
-    )]
-    Differs {
-        /// File name.
-        name: String,
-        /// What was found.
-        cosine: f32,
-        /// What is asked for.
-        min: f32,
-    },
-    /// There is nothing to check with.
-    #[error("the artefact has no golden pictures")]
-    Empty,
+/// What the embedders of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// What may be inside at once.
+    pub admission: Admission,
+    /// Where they count.
+    pub metrics: Arc<Metrics>,
+    /// The vectors of pictures seen lately; none where each picture is run.
+    pub cache: Option<Arc<EmbeddingCache>>,
 }
 
 /// One served encoder and the way to it. Clones share it.
@@ -125,6 +53,9 @@ struct Inner {
     batcher: Batcher,
     admission: Admission,
     metrics: Arc<Metrics>,
+    cache: Option<Arc<EmbeddingCache>>,
+    flights: Flights,
+    health: Arc<Health>,
 }
 
 impl Embedder {
@@ -136,17 +67,21 @@ impl Embedder {
         config: &Config,
         artefact: Artefact,
         backends: Backends,
-        admission: Admission,
-        metrics: Arc<Metrics>,
+        shared: Shared,
     ) -> std::io::Result<Self> {
+        let Shared { admission, metrics, cache } = shared;
         let Backends { sessions, device } = backends;
         // A thread that runs a GPU waits rather than works, so others must be there to decode meanwhile.
         let waiting = if device.used == "cpu" { 0 } else { sessions.len() };
         let threads = config.decode_threads().max(sessions.len()) + waiting;
         let pool = Pool::start("picture", threads)?;
-        let batcher = Batcher::new(sessions, config.max_batch, admission.clone(), metrics.clone());
+        let health = Arc::new(Health::new(artefact.manifest().output.dim, &metrics));
+        let (watch, counts) = (health.clone(), metrics.clone());
+        let batcher = Batcher::new(sessions, config.max_batch(), admission.clone(), counts, watch);
         let limits = config.decode_limits();
-        let inner = Inner { artefact, device, limits, pool, batcher, admission, metrics };
+        let flights = Flights::default();
+        let inner =
+            Inner { artefact, device, limits, pool, batcher, admission, metrics, cache, flights, health };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -180,13 +115,24 @@ impl Embedder {
         self.0.batcher.depth()
     }
 
+    /// Pictures waiting for a thread of the decode pool.
+    #[must_use]
+    pub fn decode_queue_depth(&self) -> usize {
+        self.0.pool.waiting()
+    }
+
     /// Embeds one picture. Dropping the future abandons it.
     ///
     /// # Errors
     /// See [`EmbedError`].
     pub async fn embed(&self, image: ImageBytes) -> Result<Embedded, EmbedError> {
-        let mut outcomes = self.embed_all(vec![image], None).await?;
-        outcomes.pop().unwrap_or(Err(EmbedError::Internal))
+        self.embed_one(image, true).await
+    }
+
+    async fn embed_one(&self, image: ImageBytes, cached: bool) -> Outcome {
+        let permit = self.0.admission.admit(1, 0)?;
+        let place = Place::new(&self.0);
+        self.submit(place.flow, image, None, permit, None, cached).await
     }
 
     /// Embeds pictures, each with its own outcome, in order. `body` is held until the last file was decoded.
@@ -197,7 +143,7 @@ impl Embedder {
         &self,
         images: Vec<ImageBytes>,
         body: Option<Arc<Permit>>,
-    ) -> Result<Vec<Result<Embedded, EmbedError>>, Overloaded> {
+    ) -> Result<Vec<Outcome>, Overloaded> {
         self.embed_all_seen(images.into_iter().map(|image| (image, None)).collect(), body).await
     }
 
@@ -209,11 +155,13 @@ impl Embedder {
         &self,
         images: Vec<(ImageBytes, Option<Seen>)>,
         body: Option<Arc<Permit>>,
-    ) -> Result<Vec<Result<Embedded, EmbedError>>, Overloaded> {
+    ) -> Result<Vec<Outcome>, Overloaded> {
         let permits: Result<Vec<_>, _> = images.iter().map(|_| self.0.admission.admit(1, 0)).collect();
         let place = Place::new(&self.0);
-        let submit = |((image, seen), permit)| self.submit(place.flow, image, seen, permit, body.clone());
+        let submit =
+            |((image, seen), permit)| self.submit(place.flow, image, seen, permit, body.clone(), true);
         let pending: Vec<_> = images.into_iter().zip(permits?).map(submit).collect();
+        drop(body);
         Ok(futures::future::join_all(pending).await)
     }
 
@@ -256,7 +204,7 @@ impl Embedder {
         let mut worst = f32::INFINITY;
         for picture in self.0.artefact.golden()?.pictures {
             let name = picture.name;
-            let embedded = match self.embed(ImageBytes::from(picture.bytes)).await {
+            let embedded = match self.embed_one(ImageBytes::from(picture.bytes), false).await {
                 Ok(embedded) => embedded,
                 Err(source) => return Err(GoldenCheckError::Embed { name, source }),
             };
@@ -267,6 +215,13 @@ impl Embedder {
             worst = worst.min(cosine);
         }
         if worst.is_finite() { Ok(worst) } else { Err(GoldenCheckError::Empty) }
+    }
+
+    /// Measures what the last embeddings look like together, on the decode pool.
+    pub async fn measure_health(&self) {
+        let health = self.0.health.clone();
+        // It panics for no input; were it to, the gauges would only stay.
+        let _ = self.on_pool(move || health.measure()).await;
     }
 
     /// Takes no more pictures and waits for those in hand. Blocks; call it off the async runtime.
@@ -281,11 +236,18 @@ impl Embedder {
         seen: Option<Seen>,
         permit: Permit,
         body: Option<Arc<Permit>>,
+        cached: bool,
     ) -> Pending {
-        let (reply, answer) = oneshot::channel();
-        let inner = self.0.clone();
-        self.0.pool.spawn(flow, move || inner.decode_and_queue(flow, image, seen, permit, body, reply));
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(sender, permit);
+        self.0.spawn(Task { flow, image, seen, body, cached, reply, since: Instant::now() });
         Pending { answer, metrics: self.0.metrics.clone() }
+    }
+
+    /// The hash by which the cache knows a picture file; `None` where there is no cache.
+    pub async fn content_hash(&self, image: ImageBytes) -> Option<ContentHash> {
+        self.0.cache.as_ref()?;
+        self.on_pool(move || ContentHash::of(image.as_slice())).await
     }
 }
 
@@ -304,21 +266,22 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let left = self.inner.pool.cancel(self.flow) + self.inner.batcher.cancel(self.flow);
+        let Self { flow, inner } = self;
+        let left = inner.pool.cancel(*flow) + inner.batcher.cancel(*flow) + inner.flights.cancel(*flow);
         if left > 0 {
-            self.inner.metrics.abandoned.increment(left as u64);
+            inner.metrics.abandoned.increment(left as u64);
         }
     }
 }
 
 /// An answer on its way.
 struct Pending {
-    answer: oneshot::Receiver<Result<Embedded, EmbedError>>,
+    answer: oneshot::Receiver<Outcome>,
     metrics: Arc<Metrics>,
 }
 
 impl Future for Pending {
-    type Output = Result<Embedded, EmbedError>;
+    type Output = Outcome;
 
     fn poll(
         mut self: std::pin::Pin<&mut Self>,
@@ -336,43 +299,77 @@ impl Future for Pending {
 }
 
 impl Inner {
-    fn decode_and_queue(
-        &self,
-        flow: Flow,
-        image: ImageBytes,
-        seen: Option<Seen>,
-        permit: Permit,
-        body: Option<Arc<Permit>>,
-        reply: oneshot::Sender<Result<Embedded, EmbedError>>,
-    ) {
-        if reply.is_closed() {
+    fn spawn(self: &Arc<Self>, task: Task) {
+        let inner = self.clone();
+        self.pool.spawn(task.flow, move || inner.take(task));
+    }
+
+    fn take(self: &Arc<Self>, mut task: Task) {
+        if task.reply.is_closed() {
             self.metrics.abandoned.increment(1);
             return;
         }
+        self.metrics.wait_seconds.record(task.since.elapsed().as_secs_f64());
+        if let (Some(cache), true) = (&self.cache, task.cached) {
+            let content = ContentHash::of(task.image.as_slice());
+            let key = CacheKey { content, contract: self.artefact.contract() };
+            task.reply.content = Some(content);
+            if let Some(vector) = cache.get(&key) {
+                return self.answer_from_cache(task, vector);
+            }
+            match Flights::join(self, key, task) {
+                Some(flown) => task = flown,
+                None => return cache.hit(),
+            }
+            cache.miss();
+        }
+        self.decode_and_queue(task);
+    }
+
+    /// A known picture is decoded only for whoever wants to see it.
+    fn answer_from_cache(&self, task: Task, embedding: Embedding) {
+        let Task { image, seen, body, reply, .. } = task;
+        let shown = seen.map(|seen| self.guarded(|| self.decode(&image, Some(seen)).map(drop)));
+        drop((image, body));
+        self.admission.finished(1);
+        let content = reply.content;
+        let embedded = Embedded { embedding, timing: Timing::default(), content };
+        reply.send(shown.unwrap_or(Ok(())).map(|()| embedded));
+    }
+
+    fn decode_and_queue(&self, task: Task) {
+        let Task { flow, image, seen, body, reply, .. } = task;
         let started = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.pixels(&image, seen))).unwrap_or_else(|_| {
-            tracing::error!("decoding a picture panicked");
-            Err(EmbedError::Internal)
-        });
+        let outcome = self.guarded(|| self.pixels(&image, seen));
         drop((image, body));
         let decode = started.elapsed();
         self.metrics.decode_seconds.record(decode.as_secs_f64());
         match outcome {
-            Ok(pixels) => self.batcher.submit(Job { flow, pixels, decode, reply, permit }),
+            Ok(pixels) => self.batcher.submit(Job { flow, pixels, decode, reply }),
             Err(error) => {
-                drop(permit);
                 self.admission.finished(1);
-                let _ = reply.send(Err(error));
+                reply.send(Err(error));
             }
         }
     }
 
-    fn pixels(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, EmbedError>) -> Result<T, EmbedError> {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            tracing::error!("decoding a picture panicked");
+            Err(EmbedError::Internal)
+        })
+    }
+
+    fn decode(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
         let decoded = latentd_model::decode(image.as_slice(), &self.limits)?;
         if let Some(seen) = seen {
             seen(&decoded);
         }
-        Ok(self.preprocess().apply(&decoded)?)
+        Ok(decoded)
+    }
+
+    fn pixels(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
+        Ok(self.preprocess().apply(&self.decode(image, seen)?)?)
     }
 
     fn preprocess(&self) -> &Preprocess {

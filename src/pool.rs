@@ -56,6 +56,12 @@ impl Pool {
         tasks.len()
     }
 
+    /// Tasks that have not begun.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.state.lock().queue.len()
+    }
+
     /// How many threads it has.
     #[must_use]
     pub fn threads(&self) -> usize {

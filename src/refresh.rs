@@ -21,7 +21,7 @@ use crate::admission::Admission;
 use crate::app::{App, AppState};
 use crate::backend;
 use crate::config::Config;
-use crate::embedder::{Embedder, GoldenCheckError};
+use crate::embedder::{Embedder, GoldenCheckError, Shared};
 use crate::store::StoreError;
 use crate::store::refresh::Remaining;
 use crate::telemetry::Metrics;
@@ -324,7 +324,9 @@ fn open_in_background(
     let config = Config { sessions: 1, intra_threads: 1, decode_threads: 1, max_batch: 4, ..config.clone() };
     let metrics = Metrics::new().map_err(|e| RefreshError::Encoder(e.to_string()))?;
     let admission = Admission::new(worker::AHEAD + Golden::MAX_PICTURES, usize::MAX);
-    let embedder = open(&artefact, &config, runtime, admission, Arc::new(metrics))?;
+    // Without a cache: pictures of the index would only drive out those that clients ask for.
+    let shared = Shared { admission, metrics: Arc::new(metrics), cache: None };
+    let embedder = open(&artefact, &config, runtime, shared)?;
     Ok((artefact, embedder))
 }
 
@@ -332,11 +334,10 @@ fn open(
     artefact: &Artefact,
     config: &Config,
     runtime: Option<latentd_model::RuntimeInfo>,
-    admission: Admission,
-    metrics: Arc<Metrics>,
+    shared: Shared,
 ) -> Result<Embedder, RefreshError> {
     let refuse = |reason: String| RefreshError::Encoder(reason);
     let runtime = runtime.ok_or_else(|| refuse("this server runs without ONNX Runtime".to_owned()))?;
     let backends = backend::ort::open(config, artefact, &runtime).map_err(|e| refuse(e.to_string()))?;
-    Embedder::start(config, artefact.clone(), backends, admission, metrics).map_err(|e| refuse(e.to_string()))
+    Embedder::start(config, artefact.clone(), backends, shared).map_err(|e| refuse(e.to_string()))
 }

@@ -25,7 +25,9 @@ const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// Seconds a picture took to decode and resize, its wait for the pool left out.
+    /// Seconds a picture waited for a thread of the decode pool.
+    pub wait_seconds: Histogram,
+    /// Seconds a picture took to decode and resize.
     pub decode_seconds: Histogram,
     /// Seconds a picture waited for a session.
     pub queue_seconds: Histogram,
@@ -33,6 +35,8 @@ pub struct Metrics {
     pub inference_seconds: Histogram,
     /// Pictures in one run.
     pub batch_size: Histogram,
+    /// Pictures waiting for a thread of the decode pool.
+    pub decode_queue_depth: Gauge,
     /// Pictures waiting for a session.
     pub queue_depth: Gauge,
     /// Pictures embedded.
@@ -69,10 +73,12 @@ impl Metrics {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
         let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
         Ok(Self {
+            wait_seconds: phase("wait"),
             decode_seconds: phase("decode"),
             queue_seconds: phase("queue"),
             inference_seconds: phase("inference"),
             batch_size: recorder.register_histogram(&Key::from_static_name("latentd_batch_size"), &METADATA),
+            decode_queue_depth: gauge("latentd_decode_queue_depth"),
             queue_depth: gauge("latentd_queue_depth"),
             images: counter("latentd_images_total"),
             abandoned: counter("latentd_images_abandoned_total"),
@@ -121,6 +127,18 @@ impl Metrics {
         self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 
+    /// Sets the gauges of the process, under Prometheus' usual names, where the system tells them.
+    pub fn process(&self) {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        if let Some(kib) = resident.and_then(|kib| kib.parse::<f64>().ok()) {
+            self.gauge("process_resident_memory_bytes").set(kib * 1024.0);
+        }
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            self.gauge("process_open_fds").set(open.count() as f64);
+        }
+    }
+
     /// Everything, in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
@@ -144,17 +162,31 @@ fn describe(recorder: &PrometheusRecorder) {
     };
     histogram(
         "latentd_phase_seconds",
-        "Seconds of one phase: decode and queue per picture, inference per run",
+        "Seconds of one phase: wait (for a thread), decode and queue (for a session) per picture, inference per run",
     );
     histogram("latentd_request_seconds", "Seconds from a request's head to its reply");
     histogram("latentd_batch_size", "Pictures in one run of the model");
+    gauge("latentd_decode_queue_depth", "Pictures waiting for a thread that decodes");
     gauge("latentd_queue_depth", "Pictures waiting for a session");
     gauge("latentd_in_flight_images", "Pictures taken in and not yet answered");
     gauge("latentd_in_flight_bytes", "Bytes of bodies taken in and not yet answered");
     gauge("latentd_connections", "Open connections");
     gauge("latentd_ready", "1 when the golden check passed and requests are taken");
     gauge("latentd_device_fallback", "1 when --device auto fell back to the CPU");
-    counter("latentd_images_total", "Pictures embedded");
+    counter("latentd_cache_hits_total", "Pictures answered from the cache, or with an equal one in flight");
+    counter("latentd_cache_misses_total", "Pictures looked up in the cache and not found");
+    gauge("latentd_cache_bytes", "Memory of the embeddings kept");
+    gauge("latentd_cache_entries", "Embeddings kept");
+    gauge("latentd_embedding_window", "Embeddings that the gauges of the representation look at");
+    gauge("latentd_embedding_std", "Their spread: 1 over the whole sphere, 0 collapsed");
+    gauge(
+        "latentd_embedding_effective_rank",
+        "Directions they use (RankMe): from 1, collapsed, to the dimension",
+    );
+    gauge("latentd_embedding_mean_norm", "Norm of their mean: 1 all alike, 0 everywhere");
+    gauge("process_resident_memory_bytes", "Memory of the process");
+    gauge("process_open_fds", "Open files and connections of the process");
+    counter("latentd_images_total", "Pictures embedded by a run of the model");
     counter(
         "latentd_images_abandoned_total",
         "Pictures dropped because their client had hung up or their deadline had passed",

@@ -17,7 +17,7 @@ use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::gallery::{GalleryError, Subject, embed_pictures, evenly_spaced};
 use crate::golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
-use crate::manifest::{EvaluationFigure, full_name};
+use crate::manifest::{EvaluationFigure, Manifest, full_name};
 use crate::onnx::ModelProto;
 pub use graph::Spared;
 use graph::{Plan, quantised};
@@ -121,6 +121,24 @@ pub fn sibling_name(name: &str) -> String {
 /// What the name of an int8 sibling ends with.
 pub const INT8_SUFFIX: &str = "-int8";
 
+/// Whether `int8` is the sibling that [`write`] made of `float`, which is written only when it passed its gate.
+#[must_use]
+pub fn is_gated_sibling(float: &Manifest, int8: &Manifest) -> bool {
+    int8.name == sibling_name(&float.name)
+        && int8.version == float.version
+        && int8.preprocess == float.preprocess
+        && int8.evaluation.iter().any(|figure| figure.metric == OVERLAP)
+        && int8.description.starts_with(&origin(float))
+}
+
+/// What the description of a sibling begins with.
+fn origin(float: &Manifest) -> String {
+    format!("int8 of {} ({}): ", float.full_name(), float.contract)
+}
+
+/// The figure that a sibling is let through by.
+const OVERLAP: &str = "overlap_at_10";
+
 /// Quantises `float` in memory: static, per output channel, calibrated on a part of `pictures`.
 ///
 /// A third of the pictures, at most 500, calibrate; ranges are chosen in several ways, and the way
@@ -190,17 +208,12 @@ pub fn write(
         name: sibling_name(&manifest.name),
         version: manifest.version,
         licence: manifest.licence.clone(),
-        description: format!(
-            "int8 of {} ({}): {}",
-            manifest.full_name(),
-            float.contract(),
-            manifest.description
-        ),
+        description: format!("{}{}", origin(manifest), manifest.description),
         preprocess: manifest.preprocess.clone(),
         output: manifest.output.clone(),
         training: manifest.training.clone(),
         evaluation: vec![
-            figure("overlap_at_10", "this encoder against the float one", comparison.mean_overlap),
+            figure(OVERLAP, "this encoder against the float one", comparison.mean_overlap),
             figure("images_per_second", "this encoder, one thread", quantised.speed.int8),
             figure("images_per_second", "the float encoder, one thread", quantised.speed.float),
         ],

@@ -14,10 +14,10 @@ use latentd_model::ImageBytes;
 
 use super::Settings;
 use super::files::{self, Found};
-use super::serve::open_model;
+use super::serve::{Opened, open_model};
 use crate::admission::Admission;
 use crate::config::Config;
-use crate::embedder::{EmbedError, Embedded, Embedder};
+use crate::embedder::{EmbedError, Embedded, Embedder, Shared};
 use crate::telemetry::{self, Metrics};
 use crate::{config, npy};
 
@@ -71,10 +71,10 @@ fn quiet(settings: &Settings) -> String {
 }
 
 fn embedder(config: &Config) -> anyhow::Result<Embedder> {
-    let (_, artefact, backends) = open_model(config)?;
+    let Opened { artefact, backends, .. } = open_model(config)?;
     let metrics = Arc::new(Metrics::new()?);
     let admission = Admission::new(config.queue_images, config.queue_bytes);
-    Ok(Embedder::start(config, artefact, backends, admission, metrics)?)
+    Ok(Embedder::start(config, artefact, backends, Shared { admission, metrics, cache: None })?)
 }
 
 /// Embeds in order, some ahead; Ctrl-C stops after the pictures in hand, and what was done is kept.
@@ -85,7 +85,7 @@ async fn embed_files(
     out: &mut Output,
 ) -> anyhow::Result<(usize, usize)> {
     let bar = progress(pictures.len());
-    let ahead = (2 * config.max_batch).max(4 * embedder.sessions()).min(config.queue_images);
+    let ahead = (2 * config.max_batch()).max(4 * embedder.sessions()).min(config.queue_images);
     let mut waiting = VecDeque::with_capacity(ahead);
     let mut next = pictures.iter();
     let mut stopped = std::pin::pin!(tokio::signal::ctrl_c());

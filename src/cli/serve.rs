@@ -9,14 +9,15 @@ use latentd_model::{Artefact, Contract, RuntimeError, RuntimeInfo};
 use tokio::net::TcpListener;
 
 use super::Settings;
-use crate::app::{App, AppState};
+use crate::app::{App, AppState, Chosen};
 use crate::backend::{self, Backends};
 use crate::config::{self, Config};
 use crate::http::{router, serve};
+use crate::precision::{self, PrecisionReport};
 use crate::refresh::{self, ModelRecord};
 use crate::shutdown::Shutdown;
 use crate::store::{EmbeddedOptions, EmbeddedStore, MilvusOptions, MilvusStore, Store, StoreChoice};
-use crate::{locate, telemetry};
+use crate::{locate, telemetry, tuning};
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -67,11 +68,25 @@ async fn check(app: AppState, shutdown: Shutdown) -> ExitCode {
 ///
 /// # Errors
 /// When one of them cannot be opened.
-pub async fn assemble(config: Config) -> anyhow::Result<AppState> {
+pub async fn assemble(mut config: Config) -> anyhow::Result<AppState> {
     // First the store: it remembers which encoder it was changed to.
     let store = open_store(&config).await?;
-    let (runtime, artefact, backends) = open_model_of(&config, &*store).await?;
-    Ok(App::new(config, artefact, Some(runtime), backends, store)?)
+    let Opened { runtime, artefact, mut backends, precision } = open_model_of(&config, &*store).await?;
+    let tuned = tuning::tune(&mut config, artefact.manifest(), &mut backends)
+        .context("the encoder fails on a grey picture")?;
+    Ok(App::new(config, artefact, Some(runtime), backends, store, Chosen { precision, tuned })?)
+}
+
+/// An encoder with its sessions.
+pub struct Opened {
+    /// ONNX Runtime.
+    pub runtime: RuntimeInfo,
+    /// The encoder.
+    pub artefact: Artefact,
+    /// Its sessions.
+    pub backends: Backends,
+    /// Why it is this one of float and int8; absent where the store's encoder left no choice.
+    pub precision: Option<PrecisionReport>,
 }
 
 /// Opens the store that the configuration names.
@@ -99,18 +114,18 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
 ///
 /// # Errors
 /// When the runtime or the artefact is missing or unusable.
-pub fn open_model(config: &Config) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
-    open_backends(config, locate::open(config)?)
+pub fn open_model(config: &Config) -> anyhow::Result<Opened> {
+    let runtime = init_runtime(config)?;
+    let (artefact, precision) =
+        precision::choose(config.precision, locate::open(config)?, &[], config.device)?;
+    open_backends(config, runtime, artefact, Some(precision))
 }
 
 /// As [`open_model`], the encoder being the one whose vectors the store holds.
 ///
 /// # Errors
 /// As [`open_model`], and when the store cannot be read or its encoder is gone.
-pub async fn open_model_of(
-    config: &Config,
-    store: &dyn Store,
-) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
+pub async fn open_model_of(config: &Config, store: &dyn Store) -> anyhow::Result<Opened> {
     let contracts: Vec<Contract> = store.collections().await?.iter().map(|info| info.contract).collect();
     let binding = |model: &ModelRecord| {
         // An empty store holds nobody to an encoder, so that --model, or one that is gone, may.
@@ -118,11 +133,17 @@ pub async fn open_model_of(
         contracts.contains(&model.contract) || (contracts.is_empty() && wanted)
     };
     let active = refresh::active(store).await?.filter(binding);
-    let artefact = match active {
-        Some(model) => activated(config, &model)?,
-        None => locate::open_for(config, &contracts)?,
+    let runtime = init_runtime(config)?;
+    let (artefact, precision) = match active {
+        // Whoever activated it has chosen.
+        Some(model) => (activated(config, &model)?, None),
+        None => {
+            let found = locate::open_for(config, &contracts)?;
+            let (artefact, report) = precision::choose(config.precision, found, &contracts, config.device)?;
+            (artefact, Some(report))
+        }
     };
-    open_backends(config, artefact)
+    open_backends(config, runtime, artefact, precision)
 }
 
 /// The encoder that the store was changed to. It wins over `--model`, since the store's vectors are its own.
@@ -158,12 +179,16 @@ fn activated(config: &Config, model: &ModelRecord) -> anyhow::Result<Artefact> {
     Ok(artefact)
 }
 
-fn open_backends(config: &Config, artefact: Artefact) -> anyhow::Result<(RuntimeInfo, Artefact, Backends)> {
-    let runtime = init_runtime(config)?;
+fn open_backends(
+    config: &Config,
+    runtime: RuntimeInfo,
+    artefact: Artefact,
+    precision: Option<PrecisionReport>,
+) -> anyhow::Result<Opened> {
     let name = artefact.manifest().full_name();
     let backends = backend::ort::open(config, &artefact, &runtime)
         .with_context(|| format!("cannot open the encoder {name}"))?;
-    Ok((runtime, artefact, backends))
+    Ok(Opened { runtime, artefact, backends, precision })
 }
 
 /// Loads the ONNX Runtime that the configuration names, else the one that is found.

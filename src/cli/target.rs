@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use super::Settings;
 use super::client::Client;
-use super::serve::{open_model_of, open_store};
+use super::serve::{Opened, open_model_of, open_store};
 use crate::admission::Admission;
 use crate::config::{Config, KeepPictures};
-use crate::embedder::Embedder;
+use crate::embedder::{Embedder, Shared};
 use crate::indexer::{self, Entry, Source};
 use crate::store::{CollectionName, ContentHash, Filter, ItemId, Metadata, Neighbour, Query, Store};
 use crate::telemetry::{self, Metrics};
@@ -68,10 +68,11 @@ impl TargetArgs {
             None => {
                 // First the store: when a server holds it, that is known before the encoder is loaded.
                 let store = open_store(config).await?;
-                let (_, artefact, backends) = open_model_of(config, &*store).await?;
+                let Opened { artefact, backends, .. } = open_model_of(config, &*store).await?;
                 let admission = Admission::new(config.queue_images, config.queue_bytes);
                 let metrics = Arc::new(Metrics::new()?);
-                let embedder = Embedder::start(config, artefact, backends, admission, metrics)?;
+                let embedder =
+                    Embedder::start(config, artefact, backends, Shared { admission, metrics, cache: None })?;
                 Place::Local { embedder, store, keep: config.keep_pictures }
             }
         };
@@ -106,7 +107,7 @@ impl Target {
     #[must_use]
     pub fn batch(&self, config: &Config) -> usize {
         let most = match &self.place {
-            Place::Local { .. } => 2 * config.max_batch,
+            Place::Local { .. } => 2 * config.max_batch(),
             Place::Remote { max_images, .. } => *max_images,
         };
         most.clamp(1, 64).min(config.queue_images)

@@ -12,6 +12,9 @@ const TIMEOUT_MS: &str = "x-request-timeout-ms";
 /// gRPC's form, which proxies pass on: 1 to 8 digits and a unit, `H`, `M`, `S`, `m`, `u` or `n`.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
+/// Reads the value of a header.
+type Form = fn(&str) -> Option<Duration>;
+
 /// The time a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
@@ -28,9 +31,7 @@ impl Deadline {
     /// 400 of code `invalid_timeout`.
     pub fn of(headers: &HeaderMap, max: Duration) -> Result<Self, Problem> {
         let mut deadline = Self { limit: max, by_client: false };
-        let forms: [(&str, fn(&str) -> Option<Duration>); 2] =
-            [(TIMEOUT_MS, milliseconds), (GRPC_TIMEOUT, grpc)];
-        for (name, read) in forms {
+        for (name, read) in [(TIMEOUT_MS, milliseconds as Form), (GRPC_TIMEOUT, grpc)] {
             for value in headers.get_all(name) {
                 let asked = value.to_str().ok().and_then(read).ok_or_else(|| invalid(name))?;
                 if asked < deadline.limit {

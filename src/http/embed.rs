@@ -10,12 +10,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::encoding::{Encoding, Format, Vector};
+use super::etag;
 use super::extract::{Payload, Query};
 use super::input::{ItemError, JsonInputs, embed_inputs, inputs};
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::embedder::{Embedded, Embedder, Timing};
 use crate::npy;
+use crate::store::ContentHash;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -85,6 +87,9 @@ pub struct ImageForm {
 /// One picture as a raw body, several as parts of a multipart form or as JSON. A raw picture that fails is a
 /// problem; in a form or in JSON every picture has its own result. In the binary replies the row of a
 /// picture that failed is NaN, and the header `x-latentd-failed` lists the places of those.
+///
+/// The reply to a raw picture has an `etag`. Sent back as `if-none-match` with the same picture, it saves the run of
+/// the model while the encoder is the same.
 #[utoipa::path(
     post, path = "/embed", tag = "embed",
     params(
@@ -99,6 +104,7 @@ pub struct ImageForm {
         (status = 200, description = "The vectors", content(
             (EmbedReply = "application/json"), (RawBytes = "application/octet-stream"), (RawBytes = "application/x-npy"),
         )),
+        (status = 304, description = "The reply to this raw picture that the client has (if-none-match)"),
         (status = 400, description = "A broken body or query", body = Problem, content_type = "application/problem+json"),
         (status = 406, description = "No acceptable media type", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Too large a body, or too many pictures or pixels", body = Problem, content_type = "application/problem+json"),
@@ -121,14 +127,35 @@ async fn embed(
         return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "encoding_not_acceptable", detail));
     }
     let embedder = app.embedder();
-    let results = embed_inputs(&embedder, inputs(payload, &app).await?).await?;
+    let inputs = inputs(payload, &app).await?;
+    let single = inputs.single;
+    if let (true, true, [Ok(image)]) =
+        (single, headers.contains_key(header::IF_NONE_MATCH), inputs.images.as_slice())
+    {
+        let content = embedder.content_hash(image.clone()).await;
+        let tag = content.map(|content| tag(&embedder, content, format, query.encoding));
+        if let Some(tag) = tag.filter(|tag| etag::is_known(&headers, tag)) {
+            return Ok(etag::not_modified(&tag));
+        }
+    }
+    let results = embed_inputs(&embedder, inputs).await?;
     let timing = slowest(&results);
+    let content = results.first().and_then(|outcome| outcome.as_ref().ok()?.content).filter(|_| single);
     let mut response = match format {
         Format::Json => json_reply(&embedder, query.encoding, results),
         Format::Rows | Format::Npy => binary_reply(&embedder, format, &results),
     };
     describe(response.headers_mut(), &embedder, timing);
-    Ok(response)
+    Ok(match content {
+        Some(content) => etag::tagged(response, &tag(&embedder, content, format, query.encoding)),
+        None => response,
+    })
+}
+
+/// Names a reply by what it is made of. Weak: a run of another size may differ in a number's last bit.
+fn tag(embedder: &Embedder, content: ContentHash, format: Format, encoding: Encoding) -> String {
+    let contract = embedder.artefact().contract();
+    format!("W/\"{contract}-{content}-{format:?}-{encoding:?}\"")
 }
 
 fn json_reply(
@@ -193,8 +220,10 @@ fn slowest(results: &[Result<Embedded, ItemError>]) -> Timing {
 fn describe(headers: &mut HeaderMap, embedder: &Embedder, timing: Timing) {
     let manifest = embedder.artefact().manifest();
     let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    // No run: the vector was in the cache.
+    let cache = if timing.batch == 0 { "cache;desc=\"hit\", " } else { "" };
     let phases = format!(
-        "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}, batch;desc=\"{}\"",
+        "{cache}decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}, batch;desc=\"{}\"",
         ms(timing.decode),
         ms(timing.queue),
         ms(timing.inference),

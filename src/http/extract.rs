@@ -156,9 +156,7 @@ pub fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, P
 /// 413, 408, 503 when the server is full, or 400 when the client breaks off.
 pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Problem> {
     let permit = app.admission.admit(0, 0)?;
-    match tokio::time::timeout(app.config.body_timeout(), collect(body, permit, app.config.max_body_bytes))
-        .await
-    {
+    match tokio::time::timeout(app.config.body_timeout(), collect(body, permit, app)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let detail = format!("the body did not arrive within {} ms", app.config.body_timeout_ms);
@@ -167,8 +165,9 @@ pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Pr
     }
 }
 
-async fn collect(mut body: Body, mut permit: Permit, max: usize) -> Result<(Bytes, Permit), Problem> {
+async fn collect(mut body: Body, mut permit: Permit, app: &AppState) -> Result<(Bytes, Permit), Problem> {
     use axum::body::HttpBody;
+    let max = app.config.max_body_bytes;
     let too_large = || {
         let detail = format!("the body is larger than the {max} bytes that are taken");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).with("max_bytes", max)
@@ -177,7 +176,9 @@ async fn collect(mut body: Body, mut permit: Permit, max: usize) -> Result<(Byte
     if declared.is_some_and(|size| size > max) {
         return Err(too_large());
     }
-    permit.grow(0, declared.unwrap_or(0))?;
+    // Refused unread where there is no room for it now. But only what has come is held: whoever announces much and
+    // sends it slowly would otherwise keep others out.
+    drop(app.admission.admit(0, declared.unwrap_or(0))?);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut read = 0usize;

@@ -12,6 +12,8 @@ use utoipa_axum::routes;
 use super::problem::Problem;
 use crate::app::{App, AppState};
 use crate::backend::DeviceReport;
+use crate::precision::PrecisionReport;
+use crate::tuning::Tuned;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -45,6 +47,8 @@ pub struct Info {
     pub tuning: Tuning,
     /// What a request may hold.
     pub limits: Limits,
+    /// The embeddings kept for pictures that come again; null where none are.
+    pub cache: Option<CacheInfo>,
     /// The items kept.
     #[schema(value_type = Object)]
     pub store: serde_json::Value,
@@ -85,6 +89,10 @@ pub struct Tuning {
     pub decode_threads: usize,
     /// Most pictures of one run.
     pub max_batch: usize,
+    /// What sessions and max_batch were chosen from, where the settings left them open.
+    pub measured: Tuned,
+    /// Float or int8 at start, and why; null where the store's encoder left no choice.
+    pub precision: Option<PrecisionReport>,
     /// Pictures waiting for a session now.
     pub queue_depth: usize,
     /// Pictures taken in and not yet answered.
@@ -116,6 +124,17 @@ pub struct Limits {
     pub request_timeout_ms: u64,
 }
 
+/// The embedding cache.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CacheInfo {
+    /// Embeddings kept.
+    pub entries: usize,
+    /// Memory they take.
+    pub bytes: u64,
+    /// Memory they may take.
+    pub max_bytes: u64,
+}
+
 /// What the server is
 #[utoipa::path(get, path = "/info", tag = "server", responses((status = 200, description = "Model, device, limits, store", body = Info)))]
 async fn info(State(app): State<AppState>) -> axum::Json<Info> {
@@ -141,7 +160,9 @@ fn describe(app: &App, store: serde_json::Value) -> Info {
             sessions: embedder.sessions(),
             intra_threads: config.intra_threads,
             decode_threads: embedder.decode_threads(),
-            max_batch: config.max_batch,
+            max_batch: config.max_batch(),
+            measured: app.chosen.tuned.clone(),
+            precision: app.chosen.precision.clone(),
             queue_depth: embedder.queue_depth(),
             in_flight_images: app.admission.images(),
             in_flight_bytes: app.admission.bytes(),
@@ -157,6 +178,11 @@ fn describe(app: &App, store: serde_json::Value) -> Info {
             max_connections: config.max_connections,
             request_timeout_ms: config.request_timeout_ms,
         },
+        cache: app.cache.as_ref().map(|cache| CacheInfo {
+            entries: cache.len(),
+            bytes: cache.bytes(),
+            max_bytes: cache.capacity(),
+        }),
         store,
     }
 }
@@ -218,6 +244,8 @@ async fn readyz(State(app): State<AppState>) -> Result<&'static str, Problem> {
 async fn metrics(State(app): State<AppState>) -> impl IntoResponse {
     app.metrics.in_flight_images.set(app.admission.images() as f64);
     app.metrics.in_flight_bytes.set(app.admission.bytes() as f64);
+    app.metrics.decode_queue_depth.set(app.embedder().decode_queue_depth() as f64);
+    app.metrics.process();
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (headers, app.metrics.render())
 }

@@ -324,18 +324,25 @@ pub async fn embed_inputs(
     inputs: Inputs,
 ) -> Result<Vec<Result<Embedded, ItemError>>, Problem> {
     let Inputs { images, single, permit, held: _held } = inputs;
-    let good = images.iter().filter_map(|input| input.as_ref().ok()).cloned().collect();
-    let mut outcomes = embedder.embed_all(good, Some(permit)).await?.into_iter();
-    let mut results = Vec::with_capacity(images.len());
-    for input in images {
-        results.push(match input {
-            Err(error) => Err(error),
-            Ok(_) => match outcomes.next().unwrap_or(Err(EmbedError::Internal)) {
-                Ok(embedded) => Ok(embedded),
-                Err(error) if single => return Err(error.into()),
-                Err(error) => Err(error.into()),
-            },
+    // The files go along with the pictures, so that they are let go once decoded.
+    let (mut good, mut bad) = (Vec::with_capacity(images.len()), Vec::new());
+    for (place, input) in images.into_iter().enumerate() {
+        match input {
+            Ok(image) => good.push(image),
+            Err(error) => bad.push((place, error)),
+        }
+    }
+    let mut results = Vec::with_capacity(good.len() + bad.len());
+    for outcome in embedder.embed_all(good, Some(permit)).await? {
+        results.push(match outcome {
+            Ok(embedded) => Ok(embedded),
+            Err(error) if single => return Err(error.into()),
+            Err(error) => Err(error.into()),
         });
+    }
+    // In the order of their places, so that each stands right once those before it do.
+    for (place, error) in bad {
+        results.insert(place, Err(error));
     }
     Ok(results)
 }

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::auth::hold;
 use super::embed::RawBytes;
 use super::entries::{self, Content, ItemBody};
+use super::etag;
 use super::extract::{MediaType, Path, Payload, Query, Ready};
 use super::input::{Given, fetch_one, multipart_with_fields, off_thread};
 use super::problem::Problem;
@@ -292,17 +293,14 @@ async fn get_image(
     let found = app.store.thumbnail(collection.clone(), id.clone()).await?;
     let Some(thumbnail) = found else { return Err(no_image(&app, collection, id).await) };
     let tag = format!("\"{:08x}\"", crc32fast::hash(&thumbnail.0));
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
-    let mut response = if known {
-        StatusCode::NOT_MODIFIED.into_response()
+    let mut response = if etag::is_known(&headers, &tag) {
+        etag::not_modified(&tag)
     } else {
-        ([(header::CONTENT_TYPE, HeaderValue::from_static("image/jpeg"))], thumbnail.0).into_response()
+        let media = [(header::CONTENT_TYPE, HeaderValue::from_static("image/jpeg"))];
+        etag::tagged((media, thumbnail.0).into_response(), &tag)
     };
     // The item may be replaced at any time, so that a cache must ask each time.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    if let Ok(tag) = HeaderValue::try_from(tag) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
     Ok(response)
 }
 

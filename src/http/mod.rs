@@ -9,6 +9,7 @@ pub mod docs;
 pub mod embed;
 pub mod encoding;
 pub mod entries;
+pub mod etag;
 pub mod extract;
 pub mod info;
 pub mod input;

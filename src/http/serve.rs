@@ -21,6 +21,12 @@ use crate::tls::Tls;
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
+/// How often samples are moved into their histograms.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Every how many times the representation's health is measured, which costs more.
+const HEALTH_EVERY: u64 = 6;
+
 /// Longest wait for the embedder and the store to close.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -135,9 +141,12 @@ async fn next_stream(
 
 /// Keeps the metrics current between scrapes.
 async fn upkeep(app: AppState) {
-    let mut every = tokio::time::interval(Duration::from_secs(5));
-    loop {
+    let mut every = tokio::time::interval(UPKEEP);
+    for tick in 0u64.. {
         every.tick().await;
         app.metrics.upkeep();
+        if tick.is_multiple_of(HEALTH_EVERY) {
+            app.embedder().measure_health().await;
+        }
     }
 }

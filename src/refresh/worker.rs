@@ -190,10 +190,8 @@ impl Work<'_> {
     /// Switches, unless writes are in flight for too long; then another pass comes first.
     async fn switch(&self) -> Result<Option<u64>, RefreshError> {
         let (artefact, config) = (self.next.artefact.clone(), self.app.config.clone());
-        let (runtime, admission) = (self.app.runtime.clone(), self.app.admission.clone());
-        let metrics = self.app.metrics.clone();
-        let opened =
-            tokio::task::spawn_blocking(move || open(&artefact, &config, runtime, admission, metrics)).await;
+        let (runtime, shared) = (self.app.runtime.clone(), self.app.shared());
+        let opened = tokio::task::spawn_blocking(move || open(&artefact, &config, runtime, shared)).await;
         let embedder = opened.map_err(|_| RefreshError::Panicked)??;
         let Ok(_writes) = tokio::time::timeout(WRITES_WAIT, self.app.writes.write()).await else {
             return Ok(None);

@@ -251,7 +251,8 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let began = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_latentd"))
-            .args(["--listen", "127.0.0.1:0", "--model"])
+            // Every request has the same picture, so that a cache would be all that is measured.
+            .args(["--listen", "127.0.0.1:0", "--cache-mib", "0", "--model"])
             .arg(model)
             .arg("--data-dir")
             .arg(data.path())

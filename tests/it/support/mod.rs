@@ -6,9 +6,9 @@ pub mod fake;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use latentd::app::{App, AppState};
+use latentd::app::{App, AppState, Chosen};
 use latentd::backend::Backends;
-use latentd::cli::serve::{assemble, open_model, open_store};
+use latentd::cli::serve::{Opened, assemble, open_model, open_store};
 use latentd::config::Config;
 use latentd::http::{router, serve};
 use latentd::shutdown::Shutdown;
@@ -39,14 +39,18 @@ impl Server {
         Self::serve(assemble(config).await.unwrap(), data, true).await
     }
 
-    /// The app with other settings and a fake backend.
+    /// The app with other settings and a fake backend, which gets every picture unless `change` asks for a cache.
     pub async fn faking(change: impl FnOnce(&mut Config), fake: &fake::Control) -> Self {
-        let (config, data) = settings(change);
-        let (runtime, artefact, Backends { device, .. }) = open_model(&config).unwrap();
+        let (config, data) = settings(|config| {
+            config.cache_mib = 0;
+            change(config);
+        });
+        let Opened { runtime, artefact, backends, .. } = open_model(&config).unwrap();
         let sessions = vec![fake.backend(artefact.manifest().output.dim)];
         let store = open_store(&config).await.unwrap();
-        let backends = Backends { sessions, device };
-        let app = App::new(config, artefact, Some(runtime), backends, store).unwrap();
+        let backends = Backends { sessions, device: backends.device };
+        let chosen = Chosen::default();
+        let app = App::new(config, artefact, Some(runtime), backends, store, chosen).unwrap();
         Self::serve(app, data, false).await
     }
 
@@ -134,6 +138,19 @@ pub fn settings(change: impl FnOnce(&mut Config)) -> (Config, TempDir) {
 pub fn model_dir() -> PathBuf {
     let (config, _data) = settings(|_| {});
     latentd::locate::open(&config).unwrap().dir().to_owned()
+}
+
+/// Copies a folder with what is in it.
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 /// An example picture, e.g. `outwear-1`.

@@ -1,0 +1,101 @@
+//! Outcomes: an embedding and what it took, or why there is none.
+
+use std::time::Duration;
+
+use latentd_model::{DecodeError, Embedding, PreprocessError};
+
+use crate::admission::Overloaded;
+use crate::store::ContentHash;
+
+/// What the phases of one picture took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    /// Decode and resize.
+    pub decode: Duration,
+    /// The wait for a session.
+    pub queue: Duration,
+    /// The run that it was in.
+    pub inference: Duration,
+    /// Pictures in that run; 0 where the vector was in the cache.
+    pub batch: usize,
+}
+
+/// An embedding and what it took.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// The vector.
+    pub embedding: Embedding,
+    /// What its phases took.
+    pub timing: Timing,
+    /// The hash of the file, where a cache asked for it.
+    pub content: Option<ContentHash>,
+}
+
+/// Why a picture has no embedding.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EmbedError {
+    /// The file is no usable picture.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The picture cannot be brought to the encoder's size.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// The model failed on it.
+    #[error("the model failed on this image: {0}")]
+    Inference(String),
+    /// The server is full.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// The server is ending.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// A defect of the server.
+    #[error("the server failed on this image; its log says more")]
+    Internal,
+}
+
+impl EmbedError {
+    /// A stable code for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.code(),
+            Self::Preprocess(_) => "preprocess_failed",
+            Self::Inference(_) => "inference_failed",
+            Self::Overloaded(_) => "overloaded",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal => "internal_error",
+        }
+    }
+}
+
+/// Why the golden check did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenCheckError {
+    /// The golden pictures cannot be read.
+    #[error(transparent)]
+    Read(#[from] latentd_model::GoldenError),
+    /// A picture gave no embedding.
+    #[error("golden picture {name}: {source}")]
+    Embed {
+        /// File name.
+        name: String,
+        /// Why.
+        source: EmbedError,
+    },
+    /// A picture gave another embedding.
+    #[error(
+        "golden picture {name} has cosine {cosine:.6} to its expected vector, below {min}: this machine does not give the vectors this artefact was made with"
+    )]
+    Differs {
+        /// File name.
+        name: String,
+        /// What was found.
+        cosine: f32,
+        /// What is asked for.
+        min: f32,
+    },
+    /// There is nothing to check with.
+    #[error("the artefact has no golden pictures")]
+    Empty,
+}
