@@ -127,7 +127,7 @@ fn index(
     let index = CollectionIndex::new(vectors[0].dim(), precision, level);
     for (n, vector) in vectors.iter().enumerate() {
         let metadata = Metadata::from_json(&format!("{{\"n\":{}}}", n % 100))?;
-        index.put(&ItemId::new(&format!("{n:08}"))?, vector.as_slice(), &metadata);
+        index.put(&ItemId::new(&format!("{n:08}"))?, n as u64, vector.as_slice(), &metadata);
     }
     Ok(index)
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::DeviceChoice;
 use crate::precision::Precision;
-use crate::store::StoreChoice;
+use crate::store::{Durability, IndexChoice, StoreChoice};
 use crate::tuning;
 use list::is_origin;
 pub use list::{ANY_ORIGIN, List};
@@ -123,6 +123,15 @@ settings! {
     keep_pictures: KeepPictures = KeepPictures::Thumbnail, "LATENTD_KEEP_PICTURES";
     /// File of API keys, made with `latentd key new`: every call needs one of them [default: no call needs a key]
     api_keys_file: PathBuf = PathBuf::new(), "LATENTD_API_KEYS_FILE";
+    /// When a write is acknowledged: full (once the disk has it: it survives a power cut) or normal (once the system
+    /// has it: it survives a crash of latentd, a power cut may take the last seconds) [default: full]
+    durability: Durability = Durability::Full, "LATENTD_DURABILITY";
+    /// How neighbours are looked for: exact (all vectors are compared), hnsw (a graph tells which are) or auto (exact
+    /// while that takes one core less than about 10 ms) [default: auto]
+    index: IndexChoice = IndexChoice::Auto, "LATENTD_INDEX";
+    /// Nodes of the graph that a search for ten neighbours keeps: more find more and take longer; 0 = as many as a
+    /// recall of 0.995 takes on the collection's own vectors [default: 0]
+    index_ef: usize = 0, "LATENTD_INDEX_EF";
     /// File with the key that may change the encoder of the running server [default: nobody may]
     admin_key_file: PathBuf = PathBuf::new(), "LATENTD_ADMIN_KEY_FILE";
     /// Origins whose pages may call from a browser, e.g. https://shop.example; `*` for all [default: none]
@@ -262,6 +271,9 @@ impl Config {
         }
         if self.cache_mib > 1 << 20 {
             return Err(range("cache_mib", self.cache_mib, "must be at most 1048576"));
+        }
+        if self.index_ef > 10_000 {
+            return Err(range("index_ef", self.index_ef, "must be at most 10000"));
         }
         if self.max_batch > 4096 {
             return Err(range("max_batch", self.max_batch, "must be at most 4096"));

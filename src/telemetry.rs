@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::log::LogWriter;
+use crate::store::{IndexInfo, StoreStats};
 
 const METADATA: Metadata<'static> = Metadata::new("latentd", Level::INFO, None);
 
@@ -112,6 +113,23 @@ impl Metrics {
         self.counter("latentd_rejected_total", vec![Label::new("code", code)]).increment(1);
     }
 
+    /// Sets what a store tells of itself.
+    pub fn store(&self, stats: &StoreStats) {
+        let all = || stats.collections.iter();
+        let index = |of: fn(&IndexInfo) -> f64| all().map(|collection| of(&collection.index)).sum::<f64>();
+        self.gauge("latentd_store_items").set(all().map(|collection| collection.items as f64).sum::<f64>());
+        self.gauge("latentd_store_damaged_items")
+            .set(all().map(|collection| collection.damaged as f64).sum::<f64>());
+        self.gauge("latentd_store_disk_bytes").set(stats.disk_bytes as f64);
+        self.gauge("latentd_store_index_bytes").set(stats.index_bytes as f64);
+        self.gauge("latentd_store_unlinked_items").set(index(|index| index.waiting as f64));
+        let sampled = index(|index| index.sampled as f64);
+        if sampled > 0.0 {
+            let found = index(|index| index.sampled as f64 * index.recall.unwrap_or(0.0));
+            self.gauge("latentd_search_recall").set(found / sampled);
+        }
+    }
+
     /// The gauge of this name, for parts that keep their own.
     pub fn gauge(&self, name: &'static str) -> Gauge {
         self.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
@@ -190,6 +208,18 @@ fn describe(recorder: &PrometheusRecorder) {
     counter(
         "latentd_images_abandoned_total",
         "Pictures dropped because their client had hung up or their deadline had passed",
+    );
+    gauge("latentd_store_items", "Items in all collections");
+    gauge("latentd_store_damaged_items", "Items left out of searches because their checksum does not fit");
+    gauge("latentd_store_disk_bytes", "Bytes of the database");
+    gauge("latentd_store_index_bytes", "Bytes of memory that answer searches");
+    gauge(
+        "latentd_store_unlinked_items",
+        "Items that wait to be linked into a graph; they are found by scanning",
+    );
+    gauge(
+        "latentd_search_recall",
+        "Share of the exact neighbours that graph searches found, of one in 1024 searches",
     );
     counter("latentd_image_errors_total", "Pictures that failed, by code");
     counter("latentd_rejected_total", "Requests refused or given up because of load, by code");

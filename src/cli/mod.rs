@@ -76,7 +76,7 @@ enum Command {
     Model(model::ModelArgs),
     /// Make an API key
     Key(key::KeyArgs),
-    /// Look after the item store
+    /// Check, back up, restore, compact or migrate the store, or measure its recall
     Store(store::StoreArgs),
     /// Install ONNX Runtime
     Runtime(runtime::RuntimeArgs),

@@ -16,7 +16,9 @@ use crate::http::{router, serve};
 use crate::precision::{self, PrecisionReport};
 use crate::refresh::{self, ModelRecord};
 use crate::shutdown::Shutdown;
-use crate::store::{EmbeddedOptions, EmbeddedStore, MilvusOptions, MilvusStore, Store, StoreChoice};
+use crate::store::{
+    EmbeddedOptions, EmbeddedStore, IndexOptions, MilvusOptions, MilvusStore, Store, StoreChoice,
+};
 use crate::{locate, telemetry, tuning};
 
 /// Serves until SIGTERM or SIGINT.
@@ -89,6 +91,12 @@ pub struct Opened {
     pub precision: Option<PrecisionReport>,
 }
 
+/// How the store of a configuration is opened.
+pub fn store_options(config: &Config) -> EmbeddedOptions {
+    let index = IndexOptions { choice: config.index, ef: config.index_ef, ..IndexOptions::default() };
+    EmbeddedOptions { index, durability: config.durability, ..EmbeddedOptions::new(&config.data_dir) }
+}
+
 /// Opens the store that the configuration names.
 ///
 /// # Errors
@@ -96,7 +104,7 @@ pub struct Opened {
 pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let address = match &config.store {
         StoreChoice::Embedded => {
-            return Ok(Arc::new(EmbeddedStore::open(EmbeddedOptions::new(&config.data_dir)).await?));
+            return Ok(Arc::new(EmbeddedStore::open(store_options(config)).await?));
         }
         StoreChoice::Milvus(address) => (**address).clone(),
     };

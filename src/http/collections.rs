@@ -43,12 +43,32 @@ pub struct CollectionView {
     /// When its first item was written.
     #[schema(value_type = String, format = DateTime)]
     pub created: String,
+    /// How it is searched.
+    pub index: IndexView,
+}
+
+/// How a collection is searched.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IndexView {
+    /// `exact`: all vectors are compared; `hnsw`: a graph tells which are.
+    #[schema(example = "exact")]
+    pub kind: &'static str,
+    /// Items that the graph does not lead to yet, so that they are compared with every query.
+    pub waiting: u64,
+    /// Nodes of the graph that a search for ten neighbours keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ef: Option<usize>,
+    /// Share of the exact neighbours that searches found, of those it was measured on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
 }
 
 impl From<CollectionInfo> for CollectionView {
     fn from(info: CollectionInfo) -> Self {
-        let CollectionInfo { name, contract, dim, items, damaged, created } = info;
-        Self { name: name.to_string(), contract, dim, items, damaged, created: created.to_string() }
+        let CollectionInfo { name, contract, dim, items, damaged, created, index } = info;
+        let index =
+            IndexView { kind: index.kind.name(), waiting: index.waiting, ef: index.ef, recall: index.recall };
+        Self { name: name.to_string(), contract, dim, items, damaged, created: created.to_string(), index }
     }
 }
 

@@ -246,6 +246,9 @@ async fn metrics(State(app): State<AppState>) -> impl IntoResponse {
     app.metrics.in_flight_bytes.set(app.admission.bytes() as f64);
     app.metrics.decode_queue_depth.set(app.embedder().decode_queue_depth() as f64);
     app.metrics.process();
+    if let Ok(stats) = app.store.stats().await {
+        app.metrics.store(&stats);
+    }
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (headers, app.metrics.render())
 }

@@ -145,7 +145,7 @@ struct How {
 /// Find the nearest items
 ///
 /// Nearest to a picture (raw, in a form, or in JSON), to an item by its `id`, or to a `vector` with its
-/// `contract`. The scan is exact. For a raw picture or a form, the query says how to search.
+/// `contract`. A large collection is searched through a graph (see `--index`), a small one exactly. For a raw picture or a form, the query says how to search.
 #[utoipa::path(
     post, path = "/search", tag = "search", params(SearchQuery),
     request_body(description = "A picture, or JSON", content(

@@ -19,12 +19,15 @@ use futures::future::BoxFuture;
 
 pub use choice::StoreChoice;
 pub use content::{ContentHash, Metadata, Thumbnail, Timestamp};
-pub use embedded::{EmbeddedOptions, EmbeddedStore};
+pub use embedded::{Durability, EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use filter::{Filter, FilterError};
+pub use index::{IndexChoice, IndexOptions};
 pub use milvus::{MilvusOptions, MilvusStore};
 pub use names::{CollectionName, InvalidValue, ItemId};
-pub use types::{CollectionInfo, Item, Neighbour, NewItem, Query, StoreStats, Upserted};
+pub use types::{
+    CollectionInfo, IndexInfo, IndexKind, Item, Neighbour, NewItem, Query, StoreStats, Upserted,
+};
 
 /// Most items of one upsert or delete.
 pub const MAX_BULK: usize = 10_000;

@@ -96,6 +96,41 @@ pub struct Neighbour {
     pub vector: Option<Embedding>,
 }
 
+/// How a collection is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IndexKind {
+    /// All vectors are compared.
+    #[default]
+    Exact,
+    /// A graph tells which are compared.
+    Hnsw,
+}
+
+impl IndexKind {
+    /// For replies and figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Hnsw => "hnsw",
+        }
+    }
+}
+
+/// How a collection is searched, and how well.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IndexInfo {
+    /// How.
+    pub kind: IndexKind,
+    /// Items that the graph does not lead to yet, so that they are compared with every query.
+    pub waiting: u64,
+    /// Nodes that a walk for ten neighbours keeps.
+    pub ef: Option<usize>,
+    /// Neighbours that sampled searches should have found.
+    pub sampled: u64,
+    /// Share of them that they found.
+    pub recall: Option<f64>,
+}
+
 /// A collection and its size.
 #[derive(Debug, Clone)]
 pub struct CollectionInfo {
@@ -111,6 +146,8 @@ pub struct CollectionInfo {
     pub damaged: u64,
     /// When it came into being.
     pub created: Timestamp,
+    /// How it is searched.
+    pub index: IndexInfo,
 }
 
 /// What a store holds and does.

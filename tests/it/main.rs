@@ -29,4 +29,5 @@ mod search;
 mod server;
 mod store;
 mod tls;
+mod upkeep;
 mod url_inputs;

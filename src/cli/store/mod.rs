@@ -1,30 +1,160 @@
-//! `latentd store`: looking after the store.
+//! `latentd store`: looks after a data folder.
 
 mod migrate;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 
-/// The arguments.
+use super::Settings;
+use super::serve::store_options;
+use crate::store::embedded::upkeep::{self, CheckReport};
+use crate::store::{CollectionName, EmbeddedStore, Store};
+
+/// Looks after the data folder (--data-dir).
 #[derive(Debug, Args)]
 pub struct StoreArgs {
     #[command(subcommand)]
-    command: Command,
+    command: StoreCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum StoreCommand {
+    /// Compare everything in the store with its checksums, also while a server runs; exit 1 when it is damaged
+    Check {
+        /// Delete the items that are damaged and build the database's indexes anew; the server must be stopped
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Copy the store, as of one moment, to a new file, also while a server runs
+    Backup {
+        /// The file to write
+        #[arg(value_name = "FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Make a backup the store of a data folder that has none
+    Restore {
+        /// The file that `backup` wrote
+        #[arg(value_name = "FILE")]
+        from: PathBuf,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Pack the database, so that what was deleted takes no space; the server must be stopped
+    Compact {
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
     /// Copy the embedded store into another, compare, and go on where it was broken off
     Migrate(Box<migrate::MigrateArgs>),
+    /// Measure which share of the exact neighbours searches find; the server must be stopped
+    Recall {
+        /// The collection
+        #[arg(long, default_value = CollectionName::DEFAULT)]
+        collection: String,
+        /// Neighbours of each search
+        #[arg(long, short, default_value_t = 10)]
+        k: usize,
+        /// Items whose neighbours are looked for
+        #[arg(long, default_value_t = 200)]
+        queries: usize,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
 }
 
-/// Runs the command.
+/// Runs it.
 ///
 /// # Errors
-/// When the store cannot be opened, or the command fails.
+/// When the data folder is in use, missing or cannot be read.
 pub fn run(args: StoreArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Migrate(args) => migrate::run(*args),
+        StoreCommand::Check { repair, settings } => check(*settings, repair),
+        StoreCommand::Backup { to, settings } => {
+            let report = upkeep::backup(&settings.load()?.data_dir, &to)?;
+            print(&report);
+            println!("copied to {}", to.display());
+            Ok(verdict(&report))
+        }
+        StoreCommand::Restore { from, settings } => {
+            let dir = settings.load()?.data_dir;
+            print(&upkeep::restore(&from, &dir)?);
+            println!("restored to {}", dir.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        StoreCommand::Compact { settings } => {
+            let (before, after) = upkeep::compact(&settings.load()?.data_dir)?;
+            println!("{before} bytes before, {after} after");
+            Ok(ExitCode::SUCCESS)
+        }
+        StoreCommand::Migrate(args) => migrate::run(*args),
+        StoreCommand::Recall { collection, k, queries, settings } => {
+            recall(*settings, &collection, k, queries)
+        }
     }
+}
+
+fn check(settings: Settings, repair: bool) -> anyhow::Result<ExitCode> {
+    let dir = settings.load()?.data_dir;
+    let path = upkeep::database(&dir);
+    let report = upkeep::check(&path)?;
+    print(&report);
+    if report.sound() || !repair {
+        return Ok(verdict(&report));
+    }
+    let deleted = upkeep::repair(&dir)?;
+    println!("repaired: {deleted} damaged items deleted; write them again");
+    let report = upkeep::check(&path)?;
+    Ok(verdict(&report))
+}
+
+fn print(report: &CheckReport) {
+    println!("schema version {}, {} writes", report.schema, report.seq);
+    report.collections.iter().for_each(|(name, items)| println!("collection {name}: {items} items"));
+    report.problems.iter().for_each(|line| println!("DAMAGED: {line}"));
+    for (name, id) in &report.damaged {
+        println!(
+            "DAMAGED: item {id:?} of collection {name} does not fit its checksum; written again it heals"
+        );
+    }
+}
+
+fn verdict(report: &CheckReport) -> ExitCode {
+    if report.sound() {
+        println!("everything fits its checksum");
+        return ExitCode::SUCCESS;
+    }
+    println!("the store is damaged: delete the damaged items with --repair, or restore a backup");
+    ExitCode::FAILURE
+}
+
+fn recall(settings: Settings, collection: &str, k: usize, queries: usize) -> anyhow::Result<ExitCode> {
+    let config = settings.load()?;
+    let collection = CollectionName::new(collection)?;
+    anyhow::ensure!((1..=1000).contains(&k), "--k must be 1 to 1000");
+    anyhow::ensure!((1..=100_000).contains(&queries), "--queries must be 1 to 100000");
+    let path = upkeep::database(&config.data_dir);
+    anyhow::ensure!(path.is_file(), "{} holds no store", config.data_dir.display());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let store = EmbeddedStore::open(store_options(&config)).await?;
+        let measured = store.recall(&collection, k, queries).await?;
+        let measured = measured.with_context(|| format!("collection {collection} has no items"))?;
+        println!(
+            "{}: recall@{k} {:.4} over {} items; {:.3} ms a search, {:.3} ms exactly",
+            measured.kind.name(),
+            measured.recall,
+            measured.queries,
+            measured.ms,
+            measured.exact_ms
+        );
+        store.close().await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -10,6 +10,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::schema;
 use crate::store::StoreError;
 
+/// When a write counts as kept.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Once the disk has it: it survives a power cut.
+    #[default]
+    Full,
+    /// Once the system has it: it survives a crash of the process; a power cut may take the last seconds.
+    Normal,
+}
+
 /// Name of the database in the data folder.
 pub const DATABASE: &str = "store.sqlite3";
 const LOCK: &str = "store.lock";
@@ -97,7 +110,7 @@ impl DataDir {
     }
 
     /// The one connection that writes; makes the database or brings it to the newest schema.
-    pub fn open_writer(&self) -> Result<Connection, StoreError> {
+    pub fn open_writer(&self, durability: Durability) -> Result<Connection, StoreError> {
         self.check_magic()?;
         let path = self.database();
         let fail = |error| database_error(error, &path);
@@ -113,7 +126,6 @@ impl DataDir {
             .execute_batch(
                 "PRAGMA page_size = 8192;
                  PRAGMA journal_mode = WAL;
-                 PRAGMA synchronous = FULL;
                  PRAGMA fullfsync = ON;
                  PRAGMA checkpoint_fullfsync = ON;
                  PRAGMA foreign_keys = ON;
@@ -121,6 +133,8 @@ impl DataDir {
                  PRAGMA journal_size_limit = 67108864;",
             )
             .map_err(fail)?;
+        let synchronous = if durability == Durability::Full { "FULL" } else { "NORMAL" };
+        connection.execute_batch(&format!("PRAGMA synchronous = {synchronous}")).map_err(fail)?;
         schema::migrate(&mut connection, &path)?;
         Ok(connection)
     }
@@ -136,7 +150,7 @@ impl DataDir {
     }
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_prepared_statement_cache_capacity(32);
     connection.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use latentd_model::{Contract, Embedding};
+use latentd_model::Contract;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::EmbeddedStore;
@@ -46,7 +46,7 @@ pub enum StepDone {
 struct Shown {
     spares: Vec<Arc<Collection>>,
     removed: Vec<CollectionName>,
-    put: Vec<(Arc<Collection>, ItemId, Embedding, Metadata)>,
+    put: Vec<(Arc<Collection>, Refreshed, Metadata)>,
     taken: Vec<(Arc<Collection>, ItemId)>,
     switched: Vec<CollectionName>,
 }
@@ -66,8 +66,7 @@ impl Writer {
     fn transact(&mut self, step: Step) -> rusqlite::Result<StepDone> {
         let mut shown = Shown::default();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let work =
-            Stepping { transaction: &transaction, registry: &self.registry, precision: self.precision };
+        let work = Stepping { transaction: &transaction, registry: &self.registry, options: self.options };
         let done = match step {
             Step::Begin { from, to, dim } => work.begin(from, to, dim, &mut shown),
             Step::Fill { to, items } => work.fill(to, items, &mut shown),
@@ -81,11 +80,12 @@ impl Writer {
         let Shown { spares, removed, put, taken, switched } = shown;
         removed.iter().for_each(|name| self.registry.remove_spare(name));
         spares.into_iter().for_each(|spare| self.registry.insert_spare(spare));
-        for (spare, id, vector, metadata) in put {
-            spare.index.put(&id, vector.as_slice(), &metadata);
+        for (spare, item, metadata) in put {
+            spare.index.put(&item.id, item.seq, item.vector.as_slice(), &metadata);
         }
         taken.iter().for_each(|(spare, id)| spare.remove(id));
         self.registry.switch(&switched);
+        self.wake.wake();
         Ok(done)
     }
 }
@@ -93,7 +93,7 @@ impl Writer {
 struct Stepping<'a> {
     transaction: &'a Transaction<'a>,
     registry: &'a super::registry::Registry,
-    precision: crate::store::index::Precision,
+    options: crate::store::IndexOptions,
 }
 
 impl Stepping<'_> {
@@ -115,21 +115,22 @@ impl Stepping<'_> {
                 None => {}
             }
             let row = rows::insert_spare(self.transaction, name, to, dim)?;
-            shown.spares.push(Arc::new(Collection::new(row, self.precision)));
+            shown.spares.push(Arc::new(Collection::new(row, self.options)));
         }
         Ok(StepDone::Count(0))
     }
 
     fn fill(&self, to: Contract, items: Vec<Refreshed>, shown: &mut Shown) -> rusqlite::Result<StepDone> {
         let mut count = 0;
-        for Refreshed { collection, id, seq, vector } in items {
-            let Some((serving, spare)) = self.registry.pair(&collection, to) else { continue };
+        for item in items {
+            let Some((serving, spare)) = self.registry.pair(&item.collection, to) else { continue };
+            let Refreshed { id, seq, vector, .. } = &item;
             if vector.dim() != spare.row.dim {
                 continue;
             }
             let (from, into) = (serving.row.key, spare.row.key);
-            if let Some(metadata) = rows::copy_with(self.transaction, from, into, &id, seq, &vector)? {
-                shown.put.push((spare, id, vector, metadata));
+            if let Some(metadata) = rows::copy_with(self.transaction, from, into, id, *seq, vector)? {
+                shown.put.push((spare, item, metadata));
                 count += 1;
             }
         }

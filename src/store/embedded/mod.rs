@@ -9,6 +9,9 @@ mod readers;
 mod registry;
 mod rows;
 mod schema;
+mod snapshots;
+mod tender;
+pub mod upkeep;
 mod writer;
 
 use std::path::PathBuf;
@@ -21,12 +24,15 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+pub use self::files::Durability;
 use self::files::{DataDir, database_error};
 use self::readers::Readers;
 use self::registry::{Collection, Registry};
 use self::rows::Checked;
+use self::snapshots::Snapshots;
+use self::tender::Tender;
 use self::writer::{Job, Work, Writer};
-use super::index::{Level, Precision};
+use super::index::{IndexOptions, Level, MeasuredRecall, Precision};
 use super::{
     Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE, Neighbour,
     NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
@@ -51,8 +57,10 @@ pub struct EmbeddedOptions {
     pub max_write_kib: usize,
     /// How long a write waits for its place in the queue.
     pub write_wait: Duration,
-    /// How vectors are compared.
-    pub precision: Precision,
+    /// How vectors are kept and searched.
+    pub index: IndexOptions,
+    /// When a write counts as kept.
+    pub durability: Durability,
 }
 
 impl EmbeddedOptions {
@@ -67,7 +75,8 @@ impl EmbeddedOptions {
             max_writes: 1024,
             max_write_kib: 256 * 1024,
             write_wait: Duration::from_secs(10),
-            precision: Precision::default(),
+            index: IndexOptions::default(),
+            durability: Durability::default(),
         }
     }
 }
@@ -105,14 +114,18 @@ impl EmbeddedStore {
         let started = Instant::now();
         let data = DataDir::lock(&options.dir)?;
         let path = data.database();
-        let connection = data.open_writer()?;
+        let connection = data.open_writer(options.durability)?;
         let fail = |error| database_error(error, &path);
         let registry = Arc::new(Registry::default());
-        for row in rows::collections(&connection).map_err(fail)? {
-            let collection = Collection::load(&connection, row, options.precision).map_err(fail)?;
+        let seq = Arc::new(AtomicU64::new(rows::last_seq(&connection).map_err(fail)?));
+        let snapshots = Snapshots::new(&options.dir, Arc::clone(&seq));
+        let all = rows::collections(&connection).map_err(fail)?;
+        snapshots.sweep(&all.iter().map(|row| row.key).collect::<Vec<_>>());
+        for row in all {
+            let frozen = snapshots.read(&row);
+            let collection = Collection::load(&connection, row, options.index, frozen).map_err(fail)?;
             registry.insert(Arc::new(collection));
         }
-        let seq = Arc::new(AtomicU64::new(rows::last_seq(&connection).map_err(fail)?));
         let readers = Readers::start(&data, options.read_threads.max(1), options.max_reads)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.search_threads.max(1))
@@ -120,14 +133,17 @@ impl EmbeddedStore {
             .build()
             .map_err(|_| StoreError::Internal("the search threads could not be started"))?;
         let (sender, receiver) = mpsc::channel(options.max_writes.max(1));
-        let (registry_of_writer, precision) = (Arc::clone(&registry), options.precision);
+        let tender = Tender::start(Arc::clone(&registry), options.search_threads, snapshots)?;
+        let (registry_of_writer, precision) = (Arc::clone(&registry), options.index.precision);
         let state = Writer {
             data,
             path: path.clone(),
             connection,
             registry: registry_of_writer,
-            precision,
+            options: options.index,
             seq: Arc::clone(&seq),
+            wake: tender.wake(),
+            tender,
         };
         let writer = std::thread::Builder::new()
             .name("store-write".to_owned())
@@ -217,10 +233,39 @@ impl EmbeddedStore {
             }
             let search = std::panic::AssertUnwindSafe(|| collection.index.search(&query));
             let found = std::panic::catch_unwind(search);
+            let sample = found.as_ref().ok().filter(|_| collection.index.samples()).cloned();
             // The caller may go while the search runs.
             let _: Result<(), _> = sender.send(found.map_err(|_| StoreError::Internal("a search panicked")));
+            if let Some(found) = sample {
+                collection.index.measure(&query, &found);
+            }
         });
         receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Measures a collection's recall on its own items, once its graph leads to all of them; none without items.
+    ///
+    /// # Errors
+    /// An unknown collection, or a store that was closed.
+    pub async fn recall(
+        &self,
+        name: &CollectionName,
+        k: usize,
+        queries: usize,
+    ) -> Result<Option<MeasuredRecall>, StoreError> {
+        self.sender()?;
+        let Some(collection) = self.registry.expect(name)? else { return Ok(None) };
+        // The tender makes up its mind within its first round.
+        while collection.index.pending() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.sender()?;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.pool.spawn(move || {
+            // The caller may go meanwhile.
+            let _ = sender.send(collection.index.measure_recall(k, queries));
+        });
+        receiver.await.map_err(|_| StoreError::Closed)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -331,7 +376,7 @@ impl Store for EmbeddedStore {
                 seq: self.seq.load(Ordering::Relaxed),
                 disk_bytes: self.disk_bytes(),
                 index_bytes: self.registry.bytes() as u64,
-                scan: scan_name(self.options.precision),
+                scan: scan_name(self.options.index.precision),
                 queued_writes: sender.max_capacity() - sender.capacity(),
             })
         }

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
 use super::rows::{self, Checked, CollectionRow};
-use crate::store::index::{CollectionIndex, Level, Precision};
+use crate::store::index::{CollectionIndex, Frozen, IndexOptions};
 use crate::store::{CollectionInfo, CollectionName, ItemId, NewItem, StoreError};
 
 /// A collection that is open.
@@ -23,18 +23,26 @@ pub struct Collection {
 
 impl Collection {
     /// Without items.
-    pub fn new(row: CollectionRow, precision: Precision) -> Self {
-        let index = CollectionIndex::new(row.dim, precision, Level::detect());
+    pub fn new(row: CollectionRow, options: IndexOptions) -> Self {
+        let index = CollectionIndex::with_options(row.dim, options);
         Self { row, index, damaged: Mutex::default() }
     }
 
-    /// Builds the index from the database.
-    pub fn load(connection: &Connection, row: CollectionRow, precision: Precision) -> rusqlite::Result<Self> {
+    /// Builds the index from the database, and from a frozen graph where there is one.
+    pub fn load(
+        connection: &Connection,
+        row: CollectionRow,
+        options: IndexOptions,
+        frozen: Option<Frozen>,
+    ) -> rusqlite::Result<Self> {
         const LOGGED: usize = 10;
-        let collection = Self::new(row, precision);
+        let collection = Self::new(row, options);
         let mut damaged = HashSet::new();
+        if let Some(frozen) = frozen {
+            collection.index.thaw(frozen);
+        }
         rows::scan(connection, &collection.row, |item| match item {
-            Checked::Sound((id, vector, metadata)) => collection.index.put(&id, vector, &metadata),
+            Checked::Sound((id, seq, vector, metadata)) => collection.index.put(&id, seq, vector, &metadata),
             Checked::Damaged(id) => {
                 if damaged.len() < LOGGED {
                     tracing::error!(collection = %collection.row.name, id,
@@ -43,6 +51,7 @@ impl Collection {
                 damaged.insert(id);
             }
         })?;
+        collection.index.thawed();
         if damaged.len() > LOGGED {
             tracing::error!(collection = %collection.row.name, items = damaged.len(), "more items are damaged");
         }
@@ -51,8 +60,8 @@ impl Collection {
     }
 
     /// Shows a committed write to searches.
-    pub fn put(&self, item: &NewItem) {
-        self.index.put(&item.id, item.vector.as_slice(), &item.metadata);
+    pub fn put(&self, item: &NewItem, seq: u64) {
+        self.index.put(&item.id, seq, item.vector.as_slice(), &item.metadata);
         self.damaged.lock().remove(item.id.as_str());
     }
 
@@ -87,6 +96,7 @@ impl Collection {
             items: self.index.len() as u64,
             damaged: self.damaged.lock().len() as u64,
             created: self.row.created,
+            index: self.index.info(),
         }
     }
 }
@@ -182,10 +192,14 @@ impl Registry {
         self.0.read().serving.values().map(|collection| collection.info()).collect()
     }
 
+    /// All of them, spares too.
+    pub fn all(&self) -> Vec<Arc<Collection>> {
+        let open = self.0.read();
+        open.serving.values().chain(open.spares.values()).cloned().collect()
+    }
+
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
-        let mut all = self.spares();
-        all.extend(self.0.read().serving.values().cloned());
-        all.iter().map(|collection| collection.index.bytes()).sum()
+        self.all().iter().map(|collection| collection.index.bytes()).sum()
     }
 }

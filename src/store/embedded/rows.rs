@@ -337,14 +337,15 @@ pub fn thumbnail(
     Ok(jpeg.map(|jpeg| Thumbnail(jpeg.into())))
 }
 
-/// Gives every item's id, vector and metadata to `take`, or its id alone when it is damaged.
+/// Gives every item's id, write, vector and metadata to `take`, or its id alone when it is damaged.
 pub fn scan(
     connection: &Connection,
     collection: &CollectionRow,
-    mut take: impl FnMut(Checked<(ItemId, &[f32], Metadata)>),
+    mut take: impl FnMut(Checked<(ItemId, u64, &[f32], Metadata)>),
 ) -> rusqlite::Result<()> {
-    let mut statement = connection
-        .prepare("SELECT id, metadata, vector, checksum FROM items WHERE collection = ?1 ORDER BY key")?;
+    let mut statement = connection.prepare(
+        "SELECT id, metadata, vector, checksum, seq FROM items WHERE collection = ?1 ORDER BY key",
+    )?;
     let mut rows = statement.query([collection.key])?;
     let mut vector = vec![0f32; collection.dim];
     while let Some(row) = rows.next()? {
@@ -357,7 +358,8 @@ pub fn scan(
                 for (value, bytes) in vector.iter_mut().zip(bytes.chunks_exact(4)) {
                     *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 }
-                take(Checked::Sound((item, &vector, Metadata::from_stored(metadata.to_owned()))));
+                let metadata = Metadata::from_stored(metadata.to_owned());
+                take(Checked::Sound((item, unsigned(row, 4)?, &vector, metadata)));
             }
             _ => take(Checked::Damaged(id.to_owned())),
         }

@@ -17,8 +17,8 @@ use super::files::{DataDir, database_error};
 use super::generations::{Step, StepDone};
 use super::registry::{Collection, Registry};
 use super::rows;
-use crate::store::index::Precision;
-use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
+use super::tender::{Tender, Wake};
+use crate::store::{CollectionName, IndexOptions, ItemId, NewItem, StoreError, Upserted};
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -91,7 +91,7 @@ impl Answer {
 /// What searches are shown after the commit, in order.
 enum Change {
     Create(Arc<Collection>),
-    Put(Arc<Collection>, NewItem),
+    Put(Arc<Collection>, NewItem, u64),
     Remove(Arc<Collection>, ItemId),
     Drop(CollectionName),
 }
@@ -102,8 +102,10 @@ pub struct Writer {
     pub path: PathBuf,
     pub connection: Connection,
     pub registry: Arc<Registry>,
-    pub precision: Precision,
+    pub options: IndexOptions,
     pub seq: Arc<AtomicU64>,
+    pub wake: Wake,
+    pub tender: Tender,
 }
 
 impl Writer {
@@ -148,6 +150,7 @@ impl Writer {
 
     /// Folds the log into the database, so that the next start is quick, and lets go of the folder.
     fn finish(self) {
+        self.tender.end();
         let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         if let Err(error) = folded.and_then(|()| self.connection.close().map_err(|(_, error)| error)) {
             tracing::warn!(%error, "the database was left with its log; nothing is lost");
@@ -166,7 +169,7 @@ impl Writer {
             let mut batch = Batch {
                 transaction: &transaction,
                 registry: &self.registry,
-                precision: self.precision,
+                options: self.options,
                 staged: HashMap::new(),
                 changes: Vec::new(),
                 seq,
@@ -188,6 +191,7 @@ impl Writer {
             Ok((changes, seq)) => {
                 self.seq.store(seq, Ordering::Relaxed);
                 changes.into_iter().for_each(|change| self.show(change));
+                self.wake.wake();
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {
@@ -201,7 +205,7 @@ impl Writer {
     fn show(&self, change: Change) {
         match change {
             Change::Create(collection) => self.registry.insert(collection),
-            Change::Put(collection, item) => collection.put(&item),
+            Change::Put(collection, item, seq) => collection.put(&item, seq),
             Change::Remove(collection, id) => collection.remove(&id),
             Change::Drop(name) => self.registry.remove(&name),
         }
@@ -212,7 +216,7 @@ impl Writer {
 struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     registry: &'a Registry,
-    precision: Precision,
+    options: IndexOptions,
     /// Collections that this transaction made, or deleted (none).
     staged: HashMap<CollectionName, Option<Arc<Collection>>>,
     changes: Vec<Change>,
@@ -270,14 +274,14 @@ impl Batch<'_> {
             self.seq += 1;
             let created = rows::upsert(self.transaction, collection.row.key, &item, self.seq)?;
             results.push(Ok(Upserted { id: item.id.clone(), seq: self.seq, created }));
-            self.changes.push(Change::Put(Arc::clone(collection), item));
+            self.changes.push(Change::Put(Arc::clone(collection), item, self.seq));
         }
         Ok(results)
     }
 
     fn create(&mut self, name: &CollectionName, first: &NewItem) -> rusqlite::Result<Arc<Collection>> {
         let row = rows::insert_collection(self.transaction, name, first.contract, first.vector.dim())?;
-        let collection = Arc::new(Collection::new(row, self.precision));
+        let collection = Arc::new(Collection::new(row, self.options));
         self.staged.insert(name.clone(), Some(Arc::clone(&collection)));
         self.changes.push(Change::Create(Arc::clone(&collection)));
         Ok(collection)

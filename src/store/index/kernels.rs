@@ -87,6 +87,36 @@ impl Level {
             _ => portable::dots_i8(query.signed.all(), rows, dots),
         }
     }
+
+    /// Σ q·x of a row of codes and a row of codes raised by 128, of equal padding.
+    #[inline]
+    pub fn dot_raised(self, signed: &[i8], raised: &[u8]) -> i32 {
+        assert_eq!(signed.len(), raised.len());
+        match self {
+            Self::Portable => portable::dot_raised(signed, raised),
+            // SAFETY: `available` found the features, and both rows are whole lines of equal length.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { x86::dot_raised_avx2(signed, raised) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => unsafe { x86::dot_raised_vnni(signed, raised) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => portable::dot_raised(signed, raised),
+        }
+    }
+}
+
+/// Asks for a row to be brought into the cache.
+#[inline]
+pub fn prefetch<T>(row: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(row)).step_by(super::lines::LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the address lies in the row, and a prefetch reads nothing that the program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().add(at)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// A query's codes in the two forms that kernels take.
@@ -114,6 +144,10 @@ mod portable {
             }
         }
         sums.iter().sum()
+    }
+
+    pub fn dot_raised(signed: &[i8], raised: &[u8]) -> i32 {
+        signed.iter().zip(raised).map(|(&q, &x)| i32::from(i16::from(q) * i16::from(x))).sum()
     }
 
     pub fn dots_i8(query: &[i8], rows: &[i8], dots: &mut [i32]) {
@@ -190,6 +224,55 @@ mod x86 {
             let sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b00_00_11_10));
             *dot = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b00_00_00_01)));
         }
+    }
+
+    /// # Safety
+    /// AVX2; both rows of one length, a multiple of 64. Codes are -127 to 127, raised ones 1 to 255 and 0 where
+    /// the signed one is 0.
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn dot_raised_avx2(signed: &[i8], raised: &[u8]) -> i32 {
+        let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+        let mut sums = [_mm256_setzero_si256(); 2];
+        let mut total = [_mm256_setzero_si256(); 2];
+        for (q, x) in signed.chunks_exact(64).zip(raised.chunks_exact(64)) {
+            for half in 0..2 {
+                // SAFETY: each chunk has 64 codes, and each half reads 32 of them.
+                let (q, x) = unsafe {
+                    (
+                        _mm256_loadu_si256(q.as_ptr().add(32 * half).cast()),
+                        _mm256_loadu_si256(x.as_ptr().add(32 * half).cast()),
+                    )
+                };
+                // Lowered again, because two products of raised codes do not fit 16 bits.
+                let x = _mm256_xor_si256(x, flip);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+                let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
+                total[half] = _mm256_add_epi32(total[half], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        let sum = _mm256_add_epi32(sums[0], sums[1]);
+        let total = _mm256_slli_epi32::<7>(_mm256_add_epi32(total[0], total[1]));
+        let sum = _mm256_add_epi32(sum, total);
+        let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        let sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b00_00_11_10));
+        _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b00_00_00_01)))
+    }
+
+    /// # Safety
+    /// AVX-512 F, BW and VNNI; both rows of one length, a multiple of 64.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub unsafe fn dot_raised_vnni(signed: &[i8], raised: &[u8]) -> i32 {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (q, x) in signed.chunks(128).zip(raised.chunks(128)) {
+            for ((q, x), sum) in q.chunks_exact(64).zip(x.chunks_exact(64)).zip(&mut sums) {
+                // SAFETY: each chunk has 64 codes.
+                let (q, x) =
+                    unsafe { (_mm512_loadu_si512(q.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
+                *sum = _mm512_dpbusd_epi32(*sum, x, q);
+            }
+        }
+        _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]))
     }
 
     /// Rows taken together, so that each piece of the query is loaded once for all of them.
@@ -273,6 +356,9 @@ mod tests {
     fn extremes_do_not_saturate() {
         for level in Level::available() {
             for (q, x) in [(127i8, 127i8), (127, -127), (-127, -127), (-127, 127)] {
+                let raised = (i16::from(x) + 128) as u8;
+                let dot = level.dot_raised(Rows::of(&[q; 130]).row(0), Rows::of(&[raised; 130]).row(0));
+                assert_eq!(dot, 130 * i32::from(q) * i32::from(raised), "{}", level.name());
                 let rows = Rows::of(&[x; 128]);
                 let mut dots = [0];
                 level.dots_i8(&QueryCodes::new(&[q; 128]), rows.all(), &[128 * i32::from(x)], &mut dots);

@@ -47,6 +47,11 @@ impl<T: Pod> Rows<T> {
         self.set(row, values);
     }
 
+    /// Adds `count` rows of zeros at the end.
+    pub fn grow(&mut self, count: usize) {
+        self.lines.resize(self.lines.len() + count * self.stride, Line([0; LINE]));
+    }
+
     /// Overwrites a row.
     pub fn set(&mut self, row: usize, values: &[T]) {
         let lines = &mut self.lines[row * self.stride..(row + 1) * self.stride];
@@ -56,6 +61,11 @@ impl<T: Pod> Rows<T> {
     /// A row with its padding.
     pub fn row(&self, row: usize) -> &[T] {
         bytemuck::cast_slice(&self.lines[row * self.stride..(row + 1) * self.stride])
+    }
+
+    /// A row with its padding, to be overwritten; the padding stays zero.
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.lines[row * self.stride..(row + 1) * self.stride])
     }
 
     /// All rows with their padding.

@@ -1,29 +1,41 @@
-//! The index: a collection's vectors in memory, scanned exactly.
+//! The index: a collection's vectors in memory, scanned exactly or walked through a graph.
 //!
 //! It is derived from the database and holds nothing that cannot be built again. A scan compares 8-bit codes
 //! first and reads the f32 vector of every item whose score could, by a proven bound, still be among the
-//! best: results are those of the full scan, at a fraction of the memory traffic. Every segment of 1024 rows
-//! has its own lock, held for microseconds, so searches and writes do not wait for each other.
+//! best: results are those of the full scan, at a fraction of the memory traffic. Where a scan would take too
+//! long, [`graph`] says which rows are near, and their f32 vectors decide. Every segment of 1024 rows has its own
+//! lock, held for microseconds, so searches and writes do not wait for each other.
 
+mod approximate;
+mod frozen;
+mod graph;
 mod kernels;
 mod lines;
+mod linked;
+mod places;
+mod policy;
 mod quantise;
 mod segment;
 mod top;
+mod tune;
 
+pub use frozen::{Frozen, Owner};
 pub use kernels::Level;
+pub use policy::IndexChoice;
+pub use tune::MeasuredRecall;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
 
-use self::segment::{Prepared, SEGMENT_ROWS, Segment};
+use self::linked::Linked;
+use self::places::Places;
+use self::segment::{Prepared, Rest, SEGMENT_ROWS, Segment};
 use self::top::{Bar, Top, merge};
 use super::filter::{CompiledFilter, FieldNames, Fields};
-use super::{ItemId, Metadata, Neighbour, Query};
+use super::{IndexInfo, IndexKind, ItemId, Metadata, Neighbour, Query};
 
 /// How vectors are compared. Both are exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,11 +57,24 @@ impl Precision {
     }
 }
 
+/// How the vectors of a store are kept and searched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IndexOptions {
+    /// How vectors are compared.
+    pub precision: Precision,
+    /// Whether collections are scanned or walked.
+    pub choice: IndexChoice,
+    /// Nodes that walks keep; 0 for as many as are found to do.
+    pub ef: usize,
+}
+
 /// What a search tells of an item, and what a filter asks.
 pub(crate) struct Row {
     pub id: ItemId,
     pub metadata: Metadata,
     pub fields: Fields,
+    /// Number of the write that made it.
+    pub seq: u64,
 }
 
 impl Row {
@@ -61,14 +86,6 @@ impl Row {
 
 type Segments = Arc<Vec<Arc<RwLock<Segment>>>>;
 
-/// Where the items are, and which rows are empty. Held for the whole of a change.
-#[derive(Default)]
-struct Places {
-    of: HashMap<ItemId, usize>,
-    free: Vec<usize>,
-    rows: usize,
-}
-
 /// All vectors of one collection.
 pub struct CollectionIndex {
     dim: usize,
@@ -78,7 +95,27 @@ pub struct CollectionIndex {
     names: RwLock<FieldNames>,
     places: Mutex<Places>,
     items: AtomicUsize,
+    choice: IndexChoice,
+    graph: RwLock<Option<Arc<Linked>>>,
+    ef: AtomicUsize,
+    fixed_ef: bool,
+    recall: Recall,
 }
+
+/// What sampled searches found, and what exact ones did.
+#[derive(Default)]
+struct Recall {
+    searches: AtomicU64,
+    found: AtomicU64,
+    all: AtomicU64,
+    measuring: AtomicBool,
+}
+
+/// One search in so many is compared with an exact one.
+const SAMPLED: u64 = 1024;
+
+/// Nodes that a walk keeps until the collection's own length was found.
+const EF: usize = 128;
 
 impl CollectionIndex {
     /// Bytes that one thread scans alone; above, the work is shared out.
@@ -94,6 +131,34 @@ impl CollectionIndex {
             names: RwLock::default(),
             places: Mutex::default(),
             items: AtomicUsize::new(0),
+            choice: IndexChoice::Exact,
+            graph: RwLock::default(),
+            ef: AtomicUsize::new(EF),
+            fixed_ef: false,
+            recall: Recall::default(),
+        }
+    }
+
+    /// An empty index with options, in the best instructions of this machine.
+    pub fn with_options(dim: usize, options: IndexOptions) -> Self {
+        let index = Self { choice: options.choice, ..Self::new(dim, options.precision, Level::detect()) };
+        if options.ef == 0 {
+            return index;
+        }
+        Self { ef: AtomicUsize::new(options.ef), fixed_ef: true, ..index }
+    }
+
+    /// How it is searched now.
+    pub fn info(&self) -> IndexInfo {
+        let waiting = self.unlinked();
+        let (found, all) =
+            (self.recall.found.load(Ordering::Relaxed), self.recall.all.load(Ordering::Relaxed));
+        IndexInfo {
+            kind: if waiting.is_some() { IndexKind::Hnsw } else { IndexKind::Exact },
+            waiting: waiting.unwrap_or(0) as u64,
+            ef: waiting.map(|_| self.ef()),
+            sampled: all,
+            recall: (all > 0).then(|| found as f64 / all as f64),
         }
     }
 
@@ -107,31 +172,53 @@ impl CollectionIndex {
         self.len() == 0
     }
 
-    /// Puts an item in, in place of the one with its id. The vector has the index's length.
-    pub fn put(&self, id: &ItemId, vector: &[f32], metadata: &Metadata) {
+    /// Puts an item in that write number `seq` made, in place of the one with its id. The vector has the index's length.
+    pub fn put(&self, id: &ItemId, seq: u64, vector: &[f32], metadata: &Metadata) {
         debug_assert_eq!(vector.len(), self.dim);
         let fields = if metadata.as_str() == "{}" {
             Fields::default()
         } else {
             Fields::of(&metadata.to_map(), &mut self.names.write())
         };
-        let row = Row { id: id.clone(), metadata: metadata.clone(), fields };
+        let row = Row { id: id.clone(), metadata: metadata.clone(), fields, seq };
         let mut places = self.places.lock();
-        let place = match places.of.get(id) {
-            Some(&place) => place,
+        if let Some(place) = places.revive(id, seq) {
+            self.items.store(places.items(), Ordering::Relaxed);
+            self.revive(place, vector, row);
+            return;
+        }
+        let old = places.find(id);
+        // The vector of a node stays, because it leads to others.
+        let place = match old.filter(|&old| !places.is_node(old)) {
+            Some(place) => place,
             None => self.new_place(&mut places, id),
         };
-        let segment = Arc::clone(&self.segments.read()[place / SEGMENT_ROWS]);
-        segment.write().put(place % SEGMENT_ROWS, vector, row);
+        self.segment(place).write().put(place % SEGMENT_ROWS, vector, row);
+        if let Some(old) = old.filter(|&old| old != place) {
+            self.empty(&mut places, old);
+        }
+    }
+
+    fn revive(&self, place: usize, vector: &[f32], row: Row) {
+        if let Some(linked) = self.linked() {
+            linked.graph.revive(place as u32, vector);
+        }
+        let segment = self.segment(place);
+        let mut segment = segment.write();
+        segment.put(place % SEGMENT_ROWS, vector, row);
+        segment.set_linked(place % SEGMENT_ROWS, true);
+    }
+
+    fn segment(&self, place: usize) -> Arc<RwLock<Segment>> {
+        Arc::clone(&self.segments.read()[place / SEGMENT_ROWS])
     }
 
     fn new_place(&self, places: &mut Places, id: &ItemId) -> usize {
-        let place = places.free.pop().unwrap_or_else(|| {
-            places.rows += 1;
-            places.rows - 1
-        });
-        places.of.insert(id.clone(), place);
-        self.items.store(places.of.len(), Ordering::Relaxed);
+        let place = places.take(id);
+        self.items.store(places.items(), Ordering::Relaxed);
+        if let Some(linked) = self.linked() {
+            linked.wait(place);
+        }
         let mut segments = self.segments.write();
         if place / SEGMENT_ROWS == segments.len() {
             Arc::make_mut(&mut segments).push(Arc::new(RwLock::new(Segment::new(self.dim, self.precision))));
@@ -139,32 +226,47 @@ impl CollectionIndex {
         place
     }
 
+    fn empty(&self, places: &mut Places, place: usize) {
+        self.segment(place).write().clear(place % SEGMENT_ROWS);
+        if places.release(place)
+            && let Some(linked) = self.linked()
+        {
+            linked.arrive(place);
+        }
+    }
+
     /// Takes an item out, if it is there.
     pub fn remove(&self, id: &ItemId) {
         let mut places = self.places.lock();
-        let Some(place) = places.of.remove(id) else { return };
-        self.items.store(places.of.len(), Ordering::Relaxed);
-        let segment = Arc::clone(&self.segments.read()[place / SEGMENT_ROWS]);
-        segment.write().clear(place % SEGMENT_ROWS);
-        places.free.push(place);
-        // Empty rows cost scanning time: never more than half, beyond one segment.
-        if places.free.len() > places.rows / 2 && places.free.len() > SEGMENT_ROWS {
-            self.compact(&mut places);
+        let Some(place) = places.forget(id) else { return };
+        self.items.store(places.items(), Ordering::Relaxed);
+        self.empty(&mut places, place);
+        self.compact_if_sparse(&mut places);
+    }
+
+    /// Empty rows cost scanning time: never more than half, beyond one segment. With a graph it is its own
+    /// business which rows can be moved.
+    fn compact_if_sparse(&self, places: &mut Places) {
+        if !places.linking && places.free() > places.rows() / 2 && places.free() > SEGMENT_ROWS {
+            self.compact(places);
         }
     }
 
     /// Moves the items together into new segments; scans that run meanwhile finish on the old ones.
     fn compact(&self, places: &mut Places) {
-        let mut packed = Vec::with_capacity(places.of.len().div_ceil(SEGMENT_ROWS));
+        let mut packed = Vec::with_capacity(places.items().div_ceil(SEGMENT_ROWS));
         let mut current = Segment::new(self.dim, self.precision);
-        *places = Places::default();
+        let mut ids = Vec::with_capacity(places.items());
         let old = Arc::clone(&self.segments.read());
         for segment in old.iter() {
-            for (vector, row) in segment.read().items(self.dim) {
-                let row =
-                    Row { id: row.id.clone(), metadata: row.metadata.clone(), fields: row.fields.clone() };
-                places.of.insert(row.id.clone(), places.rows);
-                places.rows += 1;
+            for (vector, row) in segment.read().items() {
+                let row = Row {
+                    id: row.id.clone(),
+                    metadata: row.metadata.clone(),
+                    fields: row.fields.clone(),
+                    seq: row.seq,
+                };
+                ids.push(row.id.clone());
                 current.put(current.len(), vector, row);
                 if current.len() == SEGMENT_ROWS {
                     let full = std::mem::replace(&mut current, Segment::new(self.dim, self.precision));
@@ -175,6 +277,7 @@ impl CollectionIndex {
         if current.len() > 0 {
             packed.push(Arc::new(RwLock::new(current)));
         }
+        places.repack(ids.into_iter());
         *self.segments.write() = Arc::new(packed);
     }
 
@@ -183,31 +286,73 @@ impl CollectionIndex {
     pub fn search(&self, query: &Query) -> Vec<Neighbour> {
         let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
         let prepared = Prepared::new(query, self.level, filter);
+        if let Some(linked) = self.linked() {
+            return self.search_graph(&linked, query, &prepared);
+        }
         let segments = Arc::clone(&self.segments.read());
         let bar = Bar::new(query.min_score);
+        merge(query.k, self.scan(&segments, &prepared, query.k, &bar, Rest::All))
+    }
+
+    /// The nearest items by an exact scan, whether or not there is a graph.
+    pub fn search_exactly(&self, query: &Query) -> Vec<Neighbour> {
+        let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
+        let prepared = Prepared::new(query, self.level, filter);
+        let segments = Arc::clone(&self.segments.read());
+        let bar = Bar::new(query.min_score);
+        merge(query.k, self.scan(&segments, &prepared, query.k, &bar, Rest::All))
+    }
+
+    /// Whether this search is one of those that recall is measured on; if so, [`Self::measure`] is to follow.
+    pub fn samples(&self) -> bool {
+        let number = self.recall.searches.fetch_add(1, Ordering::Relaxed);
+        number.is_multiple_of(SAMPLED)
+            && self.linked().is_some()
+            && !self.recall.measuring.swap(true, Ordering::Relaxed)
+    }
+
+    /// Counts how much of what an exact search finds was found.
+    pub fn measure(&self, query: &Query, found: &[Neighbour]) {
+        let exact = self.search_exactly(query);
+        let worst = exact.last().map_or(f32::INFINITY, |neighbour| neighbour.score);
+        // Of equal scores any will do.
+        let hits = found.iter().filter(|neighbour| neighbour.score >= worst).count().min(exact.len());
+        self.recall.found.fetch_add(hits as u64, Ordering::Relaxed);
+        self.recall.all.fetch_add(exact.len() as u64, Ordering::Relaxed);
+        self.recall.measuring.store(false, Ordering::Relaxed);
+    }
+
+    fn scan(
+        &self,
+        segments: &[Arc<RwLock<Segment>>],
+        prepared: &Prepared<'_>,
+        k: usize,
+        bar: &Bar,
+        what: Rest,
+    ) -> Vec<Neighbour> {
         let scan = |segments: &[Arc<RwLock<Segment>>]| {
-            let (mut top, mut dots) = (Top::new(query.k, &bar), Vec::new());
-            segments.iter().for_each(|segment| segment.read().scan(&prepared, &mut top, &mut dots));
+            let (mut top, mut dots) = (Top::new(k, bar), Vec::new());
+            segments.iter().for_each(|segment| segment.read().scan(prepared, &mut top, &mut dots, what));
             top.into_vec()
         };
         let width = if self.precision == Precision::Float { size_of::<f32>() } else { 1 };
         let alone = (Self::BYTES_ALONE / (SEGMENT_ROWS * self.dim * width)).max(1);
-        let found = if segments.len() <= alone {
-            scan(&segments)
-        } else {
-            let share = segments.len().div_ceil(rayon::current_num_threads() * 2).max(alone);
-            segments.par_chunks(share).flat_map_iter(scan).collect()
-        };
-        merge(query.k, found)
+        if segments.len() <= alone {
+            return scan(segments);
+        }
+        let share = segments.len().div_ceil(rayon::current_num_threads() * 2).max(alone);
+        segments.par_chunks(share).flat_map_iter(scan).collect()
     }
 
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
         let segments = Arc::clone(&self.segments.read());
         let rows: usize = segments.iter().map(|segment| segment.read().bytes()).sum();
-        rows + self.names.read().bytes()
+        rows + self.names.read().bytes() + self.linked().map_or(0, |linked| linked.graph.bytes())
     }
 }
 
+#[cfg(test)]
+mod graph_tests;
 #[cfg(test)]
 mod tests;

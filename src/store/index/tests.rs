@@ -1,6 +1,8 @@
 //! Tests of the index against a scan that anyone can read.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
+
 use super::*;
 use latentd_model::{Contract, Embedding};
 use proptest::prelude::*;
@@ -9,11 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::store::Filter;
 
-fn id(n: usize) -> ItemId {
+pub fn id(n: usize) -> ItemId {
     ItemId::new(&format!("item {n}")).unwrap()
 }
 
-fn query(vector: &Embedding, k: usize) -> Query {
+pub fn query(vector: &Embedding, k: usize) -> Query {
     Query {
         vector: vector.clone(),
         contract: Contract::from_bytes([0; 8]),
@@ -25,7 +27,7 @@ fn query(vector: &Embedding, k: usize) -> Query {
     }
 }
 
-fn random(rng: &mut ChaCha8Rng, dim: usize, around: Option<&[f32]>, spread: f32) -> Embedding {
+pub fn random(rng: &mut ChaCha8Rng, dim: usize, around: Option<&[f32]>, spread: f32) -> Embedding {
     let value = |i: usize, rng: &mut ChaCha8Rng| {
         // A sum of uniforms is near enough to a Gaussian.
         let noise: f32 = (0..4).map(|_| rng.random_range(-1f32..1.0)).sum();
@@ -34,7 +36,7 @@ fn random(rng: &mut ChaCha8Rng, dim: usize, around: Option<&[f32]>, spread: f32)
     Embedding::from_unnormalised((0..dim).map(|i| value(i, rng)).collect()).unwrap()
 }
 
-fn exact(vectors: &[Embedding], query: &Embedding, k: usize) -> Vec<(usize, f32)> {
+pub fn exact(vectors: &[Embedding], query: &Embedding, k: usize) -> Vec<(usize, f32)> {
     let mut scores: Vec<(usize, f32)> = vectors.iter().map(|v| v.cosine(query)).enumerate().collect();
     scores.sort_by(|a, b| b.1.total_cmp(&a.1));
     scores.truncate(k);
@@ -42,7 +44,7 @@ fn exact(vectors: &[Embedding], query: &Embedding, k: usize) -> Vec<(usize, f32)
 }
 
 /// Share of the exact neighbours' scores that were found; equal scores count as found.
-fn recall(index: &CollectionIndex, vectors: &[Embedding], query_vector: &Embedding, k: usize) -> f64 {
+pub fn recall(index: &CollectionIndex, vectors: &[Embedding], query_vector: &Embedding, k: usize) -> f64 {
     let found = index.search(&query(query_vector, k));
     let expected = exact(vectors, query_vector, k);
     assert_eq!(found.len(), expected.len());
@@ -66,7 +68,7 @@ fn recall_is_whole_on_random_and_clustered_vectors() {
                 vectors
                     .iter()
                     .enumerate()
-                    .for_each(|(n, v)| index.put(&id(n), v.as_slice(), &Metadata::default()));
+                    .for_each(|(n, v)| index.put(&id(n), 0, v.as_slice(), &Metadata::default()));
                 for i in 0..5 {
                     let wanted = one(i, &mut rng);
                     for k in [1, 10, 100, 1000] {
@@ -84,7 +86,7 @@ fn deletions_leave_bounded_garbage() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let vectors: Vec<Embedding> = (0..5000).map(|_| random(&mut rng, 16, None, 1.0)).collect();
     let index = CollectionIndex::new(16, Precision::Quantised, Level::detect());
-    vectors.iter().enumerate().for_each(|(n, v)| index.put(&id(n), v.as_slice(), &Metadata::default()));
+    vectors.iter().enumerate().for_each(|(n, v)| index.put(&id(n), 0, v.as_slice(), &Metadata::default()));
     let before = index.bytes();
     (0..4900).for_each(|n| index.remove(&id(n)));
     assert_eq!(index.len(), 100);
@@ -92,7 +94,7 @@ fn deletions_leave_bounded_garbage() {
     let found = index.search(&query(&vectors[4950], 1000));
     assert_eq!((found.len(), &found[0].id), (100, &id(4950)));
     // Rows that were emptied are taken again.
-    (0..500).for_each(|n| index.put(&id(n), vectors[n].as_slice(), &Metadata::default()));
+    (0..500).for_each(|n| index.put(&id(n), 0, vectors[n].as_slice(), &Metadata::default()));
     assert_eq!(index.search(&query(&vectors[3], 1))[0].id, id(3));
     assert_eq!(index.len(), 600);
 }
@@ -103,7 +105,7 @@ fn filters_are_exact_at_any_selectivity() {
     let vectors: Vec<Embedding> = (0..3000).map(|_| random(&mut rng, 24, None, 1.0)).collect();
     let index = CollectionIndex::new(24, Precision::Quantised, Level::detect());
     for (n, v) in vectors.iter().enumerate() {
-        index.put(&id(n), v.as_slice(), &Metadata::from_json(&format!("{{\"n\":{n}}}")).unwrap());
+        index.put(&id(n), 0, v.as_slice(), &Metadata::from_json(&format!("{{\"n\":{n}}}")).unwrap());
     }
     for upto in [0, 1, 3, 30, 300, 3000] {
         let mut query = query(&vectors[77], 10);
@@ -126,14 +128,14 @@ fn searches_and_changes_run_together() {
     let vectors: Vec<Embedding> = (0..4000).map(|_| random(&mut rng, 32, None, 1.0)).collect();
     let index = CollectionIndex::new(32, Precision::Quantised, Level::detect());
     // These stay all the time and must be in every answer.
-    (0..10).for_each(|n| index.put(&id(n), vectors[n].as_slice(), &Metadata::default()));
+    (0..10).for_each(|n| index.put(&id(n), 0, vectors[n].as_slice(), &Metadata::default()));
     std::thread::scope(|scope| {
         for part in 0..2 {
             let (index, vectors) = (&index, &vectors);
             scope.spawn(move || {
                 for round in 0..3 {
                     let own = || (10 + part..4000).step_by(2);
-                    own().for_each(|n| index.put(&id(n), vectors[n].as_slice(), &Metadata::default()));
+                    own().for_each(|n| index.put(&id(n), 0, vectors[n].as_slice(), &Metadata::default()));
                     own().skip(round).for_each(|n| index.remove(&id(n)));
                 }
             });
@@ -170,7 +172,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(n, v) => {
-                    index.put(&id(n), vector(v).as_slice(), &Metadata::default());
+                    index.put(&id(n), 0, vector(v).as_slice(), &Metadata::default());
                     model.insert(id(n), vector(v));
                 }
                 Step::Remove(n) => {

@@ -36,8 +36,8 @@ use self::registry::{Handle, Registry};
 use self::rows::Columns;
 use self::writer::{Job, Work, Writer};
 use super::{
-    Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE, Neighbour,
-    NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
+    Answer, CollectionInfo, CollectionName, IndexInfo, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE,
+    Neighbour, NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
 };
 
 /// The oldest Milvus that has all that is used: upserts, JSON fields and membership in their lists, counts.
@@ -245,6 +245,10 @@ impl MilvusStore {
     async fn infos(&self) -> Result<Vec<CollectionInfo>, StoreError> {
         self.is_open()?;
         let handles = self.engine.registry.all().await?;
+        let kind = match self.engine.client.address().index {
+            IndexKind::Hnsw => crate::store::IndexKind::Hnsw,
+            IndexKind::Flat => crate::store::IndexKind::Exact,
+        };
         let counted = futures::stream::iter(handles).map(async |handle| {
             let count = self.count(&handle).await?;
             Ok::<_, StoreError>(count.map(|items| CollectionInfo {
@@ -254,6 +258,7 @@ impl MilvusStore {
                 items,
                 damaged: 0,
                 created: handle.created,
+                index: IndexInfo { kind, ..IndexInfo::default() },
             }))
         });
         let counted: Vec<_> = counted.buffered(COUNTS).try_collect().await?;

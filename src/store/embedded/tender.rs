@@ -1,0 +1,88 @@
+//! The tender: a thread that keeps the collections' graphs up with what is written.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::registry::Registry;
+use super::snapshots::Snapshots;
+use crate::store::StoreError;
+
+/// Tells the tender that there may be something to do.
+#[derive(Clone)]
+pub struct Wake(SyncSender<()>);
+
+impl Wake {
+    /// Wakes it; where it is awake or has ended, nothing happens.
+    pub fn wake(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// The thread, which ends when it is told to.
+pub struct Tender {
+    stop: Arc<AtomicBool>,
+    wake: Wake,
+    thread: JoinHandle<()>,
+}
+
+impl Tender {
+    /// Starts it, with `threads` threads of its own that link; they share the cores with searches.
+    pub fn start(registry: Arc<Registry>, threads: usize, snapshots: Snapshots) -> Result<Self, StoreError> {
+        let failed = |_| StoreError::Internal("the threads that link could not be started");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .thread_name(|number| format!("store-link-{number}"))
+            .build()
+            .map_err(failed)?;
+        let (sender, receiver) = sync_channel(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("store-tend".to_owned())
+            .spawn(move || work(&registry, &pool, &receiver, &told, &snapshots))
+            .map_err(|_| StoreError::Internal("the thread that tends graphs could not be started"))?;
+        let wake = Wake(sender);
+        wake.wake();
+        Ok(Self { stop, wake, thread })
+    }
+
+    /// What wakes it.
+    pub fn wake(&self) -> Wake {
+        self.wake.clone()
+    }
+
+    /// Ends it, after what it has in hand.
+    pub fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake.wake();
+        // One that panicked has ended too.
+        let _ = self.thread.join();
+    }
+}
+
+fn work(
+    registry: &Registry,
+    pool: &rayon::ThreadPool,
+    wake: &Receiver<()>,
+    stop: &AtomicBool,
+    snapshots: &Snapshots,
+) {
+    let freeze = |least: &dyn Fn(usize) -> usize| {
+        for collection in registry.all() {
+            let (changes, items) = collection.index.unfrozen();
+            if changes >= least(items) {
+                snapshots.write(&collection);
+            }
+        }
+    };
+    while wake.recv().is_ok() && !stop.load(Ordering::Relaxed) {
+        // In turn, so that a large collection does not keep a small one waiting.
+        let round = || registry.all().iter().filter(|collection| collection.index.tend(stop)).count();
+        while pool.install(round) > 0 {}
+        // Linking a few again takes less than writing all.
+        freeze(&|items| (items / 20).max(1000));
+    }
+    freeze(&|_| 1);
+}

@@ -1,0 +1,114 @@
+//! Searching through the graph: rows that it says are near, compared exactly.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLock;
+
+use super::CollectionIndex;
+use super::graph::scatter;
+use super::linked::Linked;
+use super::segment::{Prepared, Rest, SEGMENT_ROWS, Segment};
+use super::top::{Bar, Top, merge};
+use crate::store::{Neighbour, Query};
+
+/// Rows on which the share of a filter is estimated.
+const SAMPLE: usize = 1024;
+/// Most nodes that a walk for an unfiltered search of `k` keeps beyond what was asked for, per neighbour.
+const PER_NEIGHBOUR: f64 = 1.5;
+
+impl CollectionIndex {
+    /// What [`Self::search`] does where there is a graph.
+    pub(super) fn search_graph(
+        &self,
+        linked: &Linked,
+        query: &Query,
+        prepared: &Prepared<'_>,
+    ) -> Vec<Neighbour> {
+        let segments = Arc::clone(&self.segments.read());
+        let bar = Bar::new(query.min_score);
+        // Before the walk, so that an item that is linked meanwhile is found by one of them.
+        let waiting = linked.waiting();
+        let concerned: Vec<_> = waiting.iter().filter_map(|&at| segments.get(at).cloned()).collect();
+        let mut found = self.scan(&concerned, prepared, query.k, &bar, Rest::Waiting);
+        let want = (query.k + query.exclude.len()).min(self.len());
+        let share = if query.filter.is_some() { self.share(&segments, prepared) } else { 1.0 };
+        let mut ef = self.walk_length(want, share);
+        loop {
+            if query.filter.is_some() && ef > self.longest_walk() {
+                // So few count that it is cheaper to look at each of them.
+                return merge(query.k, self.scan(&segments, prepared, query.k, &bar, Rest::All));
+            }
+            let near = linked.graph.near(query.vector.as_slice(), ef);
+            let mut top = Top::new(query.k, &bar);
+            // Codes are off by less than neighbours differ, but for the last few.
+            let enough = (2 * want + 16).max(self.ef());
+            let mut counted = 0;
+            for row in near.iter().map(|hit| hit.row() as usize) {
+                let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
+                counted += usize::from(segment.read().offer(row % SEGMENT_ROWS, prepared, &mut top));
+                if counted == enough {
+                    break;
+                }
+            }
+            // The nodes that were kept are the nearest of all, so what counts among them is nearest of what
+            // counts; only where it is too little, or a part of the graph was not reached, it says nothing.
+            let least = if query.filter.is_some() { want } else { want.saturating_sub(found.len()) };
+            if counted >= least || self.all_there(found.len() + counted, prepared) {
+                found.extend(top.into_vec());
+                return merge(query.k, found);
+            }
+            if near.len() < ef || ef > self.longest_walk() {
+                return merge(query.k, self.scan(&segments, prepared, query.k, &bar, Rest::All));
+            }
+            ef *= 4;
+        }
+    }
+
+    /// Whether without a filter so many are all that there are.
+    fn all_there(&self, found: usize, prepared: &Prepared<'_>) -> bool {
+        !prepared.filters() && found >= self.len()
+    }
+
+    /// Nodes that a walk keeps, so that `want` of those that count are well among them.
+    fn walk_length(&self, want: usize, share: f64) -> usize {
+        let ef = self.ef();
+        let beyond = want.saturating_sub(10) as f64 * PER_NEIGHBOUR;
+        if share >= 1.0 {
+            return ef + beyond as usize;
+        }
+        // With the share of a filter the nearest that count are as many times further away.
+        ((1.5 * want as f64 + 8.0) / share).max(ef as f64 + beyond) as usize
+    }
+
+    /// The longest walk that is cheaper than a scan with a filter: a node kept costs some thirty times
+    /// what the test of a row's metadata does.
+    fn longest_walk(&self) -> usize {
+        (self.len() / 28).max(256)
+    }
+
+    /// About which share of the items a filter leaves; never 0.
+    fn share(&self, segments: &[Arc<RwLock<Segment>>], prepared: &Prepared<'_>) -> f64 {
+        let rows = self.places.lock().rows().max(1);
+        let (mut items, mut counted) = (0usize, 0usize);
+        for n in 0..SAMPLE {
+            let row = scatter(n) as usize % rows;
+            let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
+            if let Some(row) = segment.read().row(row % SEGMENT_ROWS) {
+                items += 1;
+                counted += usize::from(prepared.counts(row));
+            }
+        }
+        (counted as f64 + 0.5) / (items as f64 + 1.0)
+    }
+
+    /// Sets what [`Self::ef`] gives, until it is tuned again.
+    pub fn set_ef(&self, ef: usize) {
+        self.ef.store(ef, Ordering::Relaxed);
+    }
+
+    /// Nodes that a walk for ten neighbours keeps.
+    pub fn ef(&self) -> usize {
+        self.ef.load(Ordering::Relaxed)
+    }
+}
