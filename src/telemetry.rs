@@ -124,10 +124,9 @@ impl Metrics {
         self.gauge("latentd_store_index_bytes").set(stats.index_bytes as f64);
         self.gauge("latentd_store_unlinked_items").set(index(|index| index.waiting as f64));
         let sampled = index(|index| index.sampled as f64);
-        if sampled > 0.0 {
-            let found = index(|index| index.sampled as f64 * index.recall.unwrap_or(0.0));
-            self.gauge("latentd_search_recall").set(found / sampled);
-        }
+        let found = index(|index| index.sampled as f64 * index.recall.unwrap_or(0.0));
+        // No number as long as nothing was sampled.
+        self.gauge("latentd_search_recall").set(found / sampled);
     }
 
     /// The gauge of this name, for parts that keep their own.
