@@ -6,7 +6,7 @@
     python3 tests/engines/milvus.py --keep     # only starts the engine, and says where, until Ctrl-C
 
 Milvus comes from PyPI (milvus 2.3.5: the server in one process) into target/milvus-venv, and runs in a scratch
-folder and a process group of its own. The suite is `cargo test --test it` with STORE_TEST_URL: the same tests that
+folder and a process group of its own. The suite is `cargo test --workspace --test it` with STORE_TEST_URL: the same tests that
 run on the embedded store. Then two latentd serve one engine while it is killed with SIGKILL and started again on
 its data: what was acknowledged must be there, what was deleted must stay away, and both must become ready again by
 themselves.
@@ -238,7 +238,7 @@ def check(urls, writers):
 
 def suite(milvus):
     environment = {**os.environ, "STORE_TEST_URL": milvus.url}
-    command = ["cargo", "test", "--release", "--locked", "-p", "latentd", "--test", "it", "--", *TESTS]
+    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "it", "--", *TESTS]
     subprocess.run([*command, "--test-threads", "4"], cwd=ROOT, env=environment, check=True)
 
 
