@@ -28,17 +28,15 @@ class Encoder:
     def pixels(self, data):
         """Bytes of a picture to uint8 [height, width, 3]."""
         want = self.preprocess
-        image = Image.open(io.BytesIO(data))
-        # Libjpeg's scaled decoding, where the scaled picture is still twice what is wanted: the quickest way in Python.
+        # Whole pictures are decoded, as by latentd: libjpeg's scaled decoding (`draft`) would be other pixels.
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         shortest = want.get("resize_shortest") or max(want["height"], want["width"])
-        image.draft("RGB", (2 * shortest, 2 * shortest))
-        image = ImageOps.exif_transpose(image).convert("RGB")
         if want["policy"] != "shortest_edge_center_crop":
             raise SystemExit(f"no peer for the policy {want['policy']}")
-        scale = shortest / min(image.size)
-        size = [max(shortest, round(side * scale)) for side in image.size]
+        # As torchvision's Resize and CenterCrop: the longer side is truncated, the margins are rounded.
+        size = [shortest * side // min(image.size) for side in image.size]
         image = image.resize(size, FILTERS[want["filter"]])
-        left, top = (size[0] - want["width"]) // 2, (size[1] - want["height"]) // 2
+        left, top = round((size[0] - want["width"]) / 2), round((size[1] - want["height"]) / 2)
         return np.asarray(image.crop((left, top, left + want["width"], top + want["height"])))
 
     def embed(self, pictures):
