@@ -91,6 +91,14 @@ impl Client {
         self.send(&self.outgoing(path, query, "application/octet-stream", picture)?).await
     }
 
+    /// POSTs JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post_json(&self, path: &str, query: &[(&str, &str)], body: &Value) -> anyhow::Result<Value> {
+        self.send(&self.outgoing(path, query, "application/json", body.to_string().into())?).await
+    }
+
     /// POSTs picture files as a form, each under its name.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod client;
 mod compare;
+mod duplicates;
 mod embed;
 pub mod files;
 mod healthcheck;
@@ -70,8 +71,10 @@ enum Command {
     Embed(Box<embed::EmbedArgs>),
     /// Index a folder of pictures, so that their neighbours can be found
     Index(Box<index::IndexArgs>),
-    /// Find the indexed pictures nearest to one
+    /// Find the indexed pictures nearest to one, or to several
     Search(Box<search::SearchArgs>),
+    /// List indexed pictures that are nearly the same
+    Duplicates(Box<duplicates::DuplicatesArgs>),
     /// List, verify, compare or quantize artefacts
     Model(model::ModelArgs),
     /// Make an API key
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Some(Command::Embed(args)) => embed::run(*args),
         Some(Command::Index(args)) => index::run(&args),
         Some(Command::Search(args)) => search::run(&args),
+        Some(Command::Duplicates(args)) => duplicates::run(&args),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Key(args)) => key::run(args),
         Some(Command::Store(args)) => store::run(args),

@@ -1,27 +1,38 @@
-//! `latentd search`: the items nearest to a picture file, as a table or as JSON.
+//! `latentd search`: the items nearest to picture files, as a table or as JSON.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::target::TargetArgs;
+use super::target::{Asked, TargetArgs};
 use crate::store::Neighbour;
 
 /// The arguments.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
-    /// The picture file
-    picture: PathBuf,
+    /// The picture file; of several, the neighbours of their mean
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// A picture file to be far from; may be given several times
+    #[arg(long, value_name = "PICTURE")]
+    not: Vec<PathBuf>,
     /// Neighbours, at most
     #[arg(short, long, default_value_t = 10)]
     k: usize,
     /// Which items count, told by their metadata, e.g. '{"colour":"red"}'
     #[arg(long)]
     filter: Option<String>,
+    /// Lowest score that counts, -1 to 1
+    #[arg(long, allow_negative_numbers = true)]
+    min_score: Option<f32>,
+    /// How much neighbours are to differ from each other, 0 (not at all: the nearest) to 1
+    #[arg(long, default_value_t = 0.0)]
+    diversity: f32,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -29,26 +40,42 @@ pub struct SearchArgs {
     target: TargetArgs,
 }
 
-/// Prints the neighbours, best first.
+/// Prints the neighbours, best first; with `--diversity` in the order in which they were chosen.
 ///
 /// # Errors
 /// When the picture or the target cannot be opened, or the search is refused.
 pub fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     let config = args.target.config()?;
-    let picture =
-        std::fs::read(&args.picture).with_context(|| format!("cannot read {}", args.picture.display()))?;
+    let read = |path: &PathBuf| {
+        let file = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        file.map(Bytes::from)
+    };
+    let asked = Asked {
+        near: args.pictures.iter().map(read).collect::<anyhow::Result<_>>()?,
+        far: args.not.iter().map(read).collect::<anyhow::Result<_>>()?,
+        k: args.k,
+        filter: args.filter.clone(),
+        min_score: args.min_score,
+        diversity: args.diversity,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let found = runtime.block_on(async {
         let target = args.target.open(&config).await?;
-        let found = target.search(picture.into(), args.k, args.filter.as_deref()).await;
+        let found = target.search(asked).await;
         target.close().await?;
         found
     })?;
     let text = if args.json { as_json(&found)? } else { as_table(&found) };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; tells whether someone reads it, who may have seen enough, as in
+/// `latentd search x.jpg | head -1`.
+pub fn print(text: &str) -> anyhow::Result<bool> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads may have seen enough, as in `latentd search x.jpg | head -1`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
     }
 }
 

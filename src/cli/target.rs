@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use latentd_model::{Contract, ImageBytes};
@@ -18,7 +19,10 @@ use crate::admission::Admission;
 use crate::config::{Config, KeepPictures};
 use crate::embedder::{Embedder, Shared};
 use crate::indexer::{self, Entry, Source};
-use crate::store::{CollectionName, ContentHash, Filter, ItemId, Metadata, Neighbour, Query, Store};
+use crate::store::diversify::{candidates, diversify};
+use crate::store::{
+    CollectionName, ContentHash, Filter, InvalidValue, ItemId, Metadata, Neighbour, Query, Store, examples,
+};
 use crate::telemetry::{self, Metrics};
 
 /// Where to work.
@@ -49,15 +53,31 @@ impl TargetArgs {
         Ok(config)
     }
 
+    /// The collection.
+    ///
+    /// # Errors
+    /// When it is no name.
+    pub fn collection(&self) -> anyhow::Result<CollectionName> {
+        Ok(CollectionName::new(&self.collection)?)
+    }
+
+    /// The running server, where one is named.
+    ///
+    /// # Errors
+    /// See [`Client::new`].
+    pub fn client(&self, config: &Config) -> anyhow::Result<Option<Client>> {
+        let client = |url: &String| Client::new(url, self.key_file.as_deref(), &config.ca_file);
+        self.url.as_ref().map(client).transpose()
+    }
+
     /// Opens the target.
     ///
     /// # Errors
     /// When the data folder is in use or cannot be opened, there is no encoder, or the server does not answer.
     pub async fn open(&self, config: &Config) -> anyhow::Result<Target> {
-        let collection = CollectionName::new(&self.collection)?;
-        let place = match &self.url {
-            Some(url) => {
-                let client = Client::new(url, self.key_file.as_deref(), &config.ca_file)?;
+        let collection = self.collection()?;
+        let place = match self.client(config)? {
+            Some(client) => {
                 let info = client.get("/info", &[]).await?;
                 let most = info["limits"]["max_images"].as_u64().and_then(|most| usize::try_from(most).ok());
                 let contract = info["model"]["contract"].as_str().and_then(|text| text.parse().ok());
@@ -97,6 +117,22 @@ pub struct Picture {
     pub id: ItemId,
     /// The file.
     pub bytes: Bytes,
+}
+
+/// A search by pictures.
+pub struct Asked {
+    /// Files of what to be near to.
+    pub near: Vec<Bytes>,
+    /// Files of what to be far from.
+    pub far: Vec<Bytes>,
+    /// Neighbours, at most.
+    pub k: usize,
+    /// Which items count.
+    pub filter: Option<String>,
+    /// Lowest score that counts.
+    pub min_score: Option<f32>,
+    /// How much neighbours are to differ from each other, 0 to 1.
+    pub diversity: f32,
 }
 
 /// What became of a picture: nothing to tell, or a code and a message.
@@ -233,30 +269,36 @@ impl Target {
         }
     }
 
-    /// The items nearest to a picture.
+    /// The items nearest to pictures.
     ///
     /// # Errors
-    /// When the picture cannot be embedded, or the search is refused.
-    pub async fn search(
-        &self,
-        picture: Bytes,
-        k: usize,
-        filter: Option<&str>,
-    ) -> anyhow::Result<Vec<Neighbour>> {
+    /// When a picture cannot be embedded, or the search is refused.
+    pub async fn search(&self, asked: Asked) -> anyhow::Result<Vec<Neighbour>> {
         match &self.place {
             Place::Local { embedder, store, .. } => {
-                let filter = filter.map(Filter::from_json).transpose()?;
-                let vector = embedder.embed(ImageBytes(picture)).await?.embedding;
+                let Asked { near, far, k, filter, min_score, diversity } = asked;
+                let filter = filter.as_deref().map(Filter::from_json).transpose()?;
                 let contract = embedder.artefact().contract();
-                let (exclude, min_score, with_vectors) = (Vec::new(), None, false);
-                let query = Query { vector, contract, k, filter, exclude, min_score, with_vectors };
-                Ok(store.search(self.collection.clone(), query).await?)
+                let embedded = async |pictures: Vec<Bytes>| -> anyhow::Result<Vec<examples::Example>> {
+                    let mut vectors = Vec::with_capacity(pictures.len());
+                    for picture in pictures {
+                        vectors.push((embedder.embed(ImageBytes(picture)).await?.embedding, contract));
+                    }
+                    Ok(vectors)
+                };
+                let (near, far) = (embedded(near).await?, embedded(far).await?);
+                let (vector, contract) = examples::joined(&self.collection, &near, &far)?;
+                ensure!((0.0..=1.0).contains(&diversity), InvalidValue::Diversity);
+                let (diverse, exclude) = (diversity > 0.0, Vec::new());
+                ensure!((1..=Query::MAX_K).contains(&k), InvalidValue::K(k));
+                let most = if diverse { candidates(k) } else { k };
+                let query =
+                    Query { vector, contract, k: most, filter, exclude, min_score, with_vectors: diverse };
+                let found = store.search(self.collection.clone(), query).await?;
+                Ok(if diverse { diversify(found, k, diversity) } else { found })
             }
             Place::Remote { client, .. } => {
-                let k = k.to_string();
-                let mut query = vec![("collection", self.collection.as_str()), ("k", k.as_str())];
-                query.extend(filter.map(|filter| ("filter", filter)));
-                let reply = client.post_picture("/search", &query, picture).await?;
+                let reply = self.search_remotely(client, asked).await?;
                 let found = reply["neighbours"].as_array().context("/search gave no neighbours")?;
                 let neighbour = |one: &Value| {
                     let id = ItemId::new(one["id"].as_str()?).ok()?;
@@ -269,6 +311,23 @@ impl Target {
                 found.collect()
             }
         }
+    }
+
+    async fn search_remotely(&self, client: &Client, asked: Asked) -> anyhow::Result<Value> {
+        let Asked { mut near, far, k, filter, min_score, diversity } = asked;
+        let (k, diversity) = (k.to_string(), diversity.to_string());
+        let min_score = min_score.map(|score| score.to_string());
+        let mut query = vec![("collection", self.collection.as_str()), ("k", &k), ("diversity", &diversity)];
+        query.extend(filter.as_deref().map(|filter| ("filter", filter)));
+        query.extend(min_score.as_deref().map(|score| ("min_score", score)));
+        if let (1, true) = (near.len(), far.is_empty()) {
+            return client.post_picture("/search", &query, near.pop().unwrap_or_default()).await;
+        }
+        let images = |pictures: &[Bytes]| -> Vec<Value> {
+            pictures.iter().map(|bytes| serde_json::json!({ "image": STANDARD.encode(bytes) })).collect()
+        };
+        let body = serde_json::json!({ "positive": images(&near), "negative": images(&far) });
+        client.post_json("/search", &query, &body).await
     }
 
     /// Lets go of the data folder.
@@ -287,7 +346,7 @@ impl Target {
 /// Items as lines of JSON.
 fn as_lines(files: &[(String, Bytes)]) -> String {
     let line = |(id, bytes): &(String, Bytes)| {
-        let image = base64::engine::general_purpose::STANDARD.encode(bytes);
+        let image = STANDARD.encode(bytes);
         serde_json::json!({ "id": id, "image": image }).to_string() + "\n"
     };
     files.iter().map(line).collect()

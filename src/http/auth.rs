@@ -34,7 +34,7 @@ pub fn needs(method: &Method, path: &str) -> Option<Needs> {
     Some(match path {
         "/" | "/livez" | "/readyz" | "/openapi.json" => Needs::Nothing,
         _ if path.starts_with("/ui/") || path.starts_with("/docs") => Needs::Nothing,
-        "/embed" | "/search" | "/preprocess" => Needs::Role(Role::Read),
+        "/embed" | "/search" | "/duplicates" | "/preprocess" => Needs::Role(Role::Read),
         "/info" | "/metrics" | "/models" | "/collections" => by_method(Role::Admin),
         "/items" | "/collections/{name}" => by_method(Role::Write),
         _ if path.starts_with("/items/") => by_method(Role::Write),

@@ -9,7 +9,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
-    auth, collections, cors, docs, embed, info, items, models, observe, preprocess, refresh, search, ui,
+    auth, collections, cors, docs, duplicates, embed, info, items, models, observe, preprocess, refresh,
+    search, ui,
 };
 use crate::app::AppState;
 
@@ -19,6 +20,7 @@ fn described() -> OpenApiRouter<AppState> {
         .merge(preprocess::routes())
         .merge(items::routes())
         .merge(search::routes())
+        .merge(duplicates::routes())
         .merge(collections::routes())
         .merge(models::routes())
         .merge(refresh::routes())

@@ -1,9 +1,7 @@
 //! POST /search: the items nearest to a picture, an item, or a vector.
 
-use std::sync::Arc;
-
 use axum::extract::State;
-use latentd_model::{Contract, Embedding, ImageBytes};
+use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -13,12 +11,13 @@ use utoipa_axum::routes;
 use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
-use super::input::{Given, Inputs, embed_inputs, fetch_one, image_from_text, multipart, off_thread};
+use super::input::{Given, multipart, off_thread};
 use super::problem::Problem;
-use super::stored::{self, Include, unknown_item};
-use crate::admission::Permit;
+use super::stored::{self, Include};
+use super::target::{self, Target, resolve};
 use crate::app::{App, AppState};
-use crate::store::{self, CollectionName, Filter, InvalidValue, ItemId, Neighbour, StoreError};
+use crate::store::diversify::{candidates, diversify};
+use crate::store::{self, Filter, InvalidValue, Neighbour, StoreError};
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -45,28 +44,35 @@ struct SearchQuery {
     include: Option<String>,
     /// Lowest score that counts, -1 to 1.
     min_score: Option<f32>,
-    /// For a search by id: leave that item out.
+    /// For a search by id, or by several: leave the items out that were named.
     #[param(default = true)]
     exclude_self: Option<bool>,
+    /// How much neighbours are to differ from each other, 0 to 1. See the body.
+    #[param(default = 0.0)]
+    diversity: Option<f32>,
 }
 
-/// What to search for, and how: exactly one of `id`, `image`, `url`, `inputs` and `vector`.
+/// What to search for, and how: exactly one of `id`, `image`, `url`, `inputs`, `vector` and `positive`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchBody {
     /// The id of an item of the collection.
-    id: Option<String>,
+    pub(super) id: Option<String>,
     /// A picture file in base64, or as a data URI.
-    image: Option<String>,
+    pub(super) image: Option<String>,
     /// Where to fetch a picture file from; see the inputs of /embed.
-    url: Option<String>,
+    pub(super) url: Option<String>,
     /// One picture in the form that /embed takes.
-    inputs: Option<Vec<SearchInput>>,
+    pub(super) inputs: Option<Vec<SearchInput>>,
     /// A vector.
-    vector: Option<Vec<f32>>,
+    pub(super) vector: Option<Vec<f32>>,
     /// The contract of the encoder that made the vector.
     #[schema(value_type = Option<String>)]
-    contract: Option<Contract>,
+    pub(super) contract: Option<Contract>,
+    /// What to be near to, at most 64: the search is for the mean of these, less the mean of `negative`.
+    pub(super) positive: Option<Vec<SearchExample>>,
+    /// What to be far from, at most 64; only beside `positive`.
+    pub(super) negative: Option<Vec<SearchExample>>,
     /// How many neighbours at most, 1 to 1000.
     #[schema(default = 10)]
     k: Option<usize>,
@@ -82,9 +88,37 @@ pub struct SearchBody {
     include: Option<Vec<Include>>,
     /// Lowest score that counts, -1 to 1.
     min_score: Option<f32>,
-    /// For a search by id: leave that item out.
+    /// For a search by id, or by several: leave the items out that were named.
     #[schema(default = true)]
     exclude_self: Option<bool>,
+    /// How much neighbours are to differ from each other, 0 (not at all: the nearest) to 1 (as much as possible):
+    /// maximal marginal relevance among the `4k` nearest, at most 1000. Neighbours come in the order chosen.
+    #[schema(default = 0.0)]
+    diversity: Option<f32>,
+}
+
+/// One of several things to be near to or far from: exactly one of its members.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchExample {
+    /// The id of an item of the collection.
+    pub(super) id: Option<String>,
+    /// A picture file in base64, or as a data URI.
+    pub(super) image: Option<String>,
+    /// Where to fetch a picture file from; see the inputs of /embed.
+    pub(super) url: Option<String>,
+    /// A vector of the encoder that `contract` names.
+    pub(super) vector: Option<Vec<f32>>,
+}
+
+impl SearchExample {
+    /// How many of its members are given.
+    pub(super) fn given(&self) -> usize {
+        [self.id.is_some(), self.image.is_some(), self.url.is_some(), self.vector.is_some()]
+            .iter()
+            .filter(|&&given| given)
+            .count()
+    }
 }
 
 /// One picture in JSON, as /embed takes it.
@@ -92,9 +126,9 @@ pub struct SearchBody {
 #[serde(deny_unknown_fields)]
 pub struct SearchInput {
     /// The picture file in base64, or as a data URI.
-    image: Option<String>,
+    pub(super) image: Option<String>,
     /// In place of `image`: where to fetch it from.
-    url: Option<String>,
+    pub(super) url: Option<String>,
 }
 
 /// The nearest items.
@@ -105,7 +139,7 @@ pub struct SearchReply {
     /// The contract of what was searched for.
     #[schema(value_type = String)]
     pub contract: Contract,
-    /// Best first; of equal scores the lesser id first.
+    /// Best first; with `diversity` in the order in which they were chosen.
     pub neighbours: Vec<NeighbourView>,
 }
 
@@ -125,14 +159,6 @@ pub struct NeighbourView {
     pub vector: Option<Vec<f32>>,
 }
 
-/// What is near to what; a picture is first as it was given, then its file.
-#[derive(Clone)]
-enum Target<P = ImageBytes> {
-    Item(ItemId),
-    Picture(P),
-    Vector(Embedding, Contract),
-}
-
 /// How to search, with the defaults filled in.
 struct How {
     k: usize,
@@ -140,12 +166,15 @@ struct How {
     include: Vec<Include>,
     min_score: Option<f32>,
     exclude_self: bool,
+    diversity: f32,
 }
 
 /// Find the nearest items
 ///
-/// Nearest to a picture (raw, in a form, or in JSON), to an item by its `id`, or to a `vector` with its
-/// `contract`. A large collection is searched through a graph (see `--index`), a small one exactly. For a raw picture or a form, the query says how to search.
+/// Nearest to a picture (raw, in a form, or in JSON), to an item by its `id`, to a `vector` with its `contract`, or
+/// to several of these (`positive`, `negative`). A large collection is searched through a graph (see `--index`), a
+/// small one exactly. For a raw picture or a form, the query says how to search; of several pictures in a form those
+/// whose parts are named `negative` are what to be far from.
 #[utoipa::path(
     post, path = "/search", tag = "search", params(SearchQuery),
     request_body(description = "A picture, or JSON", content(
@@ -171,39 +200,35 @@ async fn search(
     let collection = stored::collection(query.collection.as_deref())?;
     let (permit, caller) = (payload.permit.clone(), payload.caller.clone());
     let (target, how) = read(payload, query, &app).await?;
-    let exclude = match &target {
-        Target::Item(id) if how.exclude_self => vec![id.clone()],
-        _ => Vec::new(),
-    };
-    let _held = hold(caller.as_ref(), usize::from(matches!(target, Target::Picture(_))))?;
-    let (target, permit) = match target {
-        Target::Item(id) => (Target::Item(id), permit),
-        Target::Vector(vector, contract) => (Target::Vector(vector, contract), permit),
-        Target::Picture(given) => {
-            let (picture, permit) = fetch_one(&app, given, permit).await?;
-            (Target::Picture(picture), permit)
-        }
-    };
-    let with_vectors = how.include.contains(&Include::Vector);
+    let exclude = if how.exclude_self { target.items() } else { Vec::new() };
+    let _held = hold(caller.as_ref(), target.pictures())?;
+    let (target, permit) = target.fetched(&app, permit).await?;
+    let tells_vectors = how.include.contains(&Include::Vector);
     let with_metadata = how.include.contains(&Include::Metadata);
-    let How { k, filter, min_score, .. } = how;
-    let mut again = !matches!(target, Target::Vector(..));
+    let How { k, filter, min_score, diversity, .. } = how;
+    let with_vectors = tells_vectors || diversity > 0.0;
+    let most = if diversity > 0.0 { candidates(k) } else { k };
+    let mut again = target.depends_on_encoder();
     let (contract, found) = loop {
         let serving = app.embedder().artefact().contract();
         let (vector, contract) = resolve(&app, &collection, target.clone(), permit.clone()).await?;
         let (filter, exclude) = (filter.clone(), exclude.clone());
-        let query = store::Query { vector, contract, k, filter, exclude, min_score, with_vectors };
+        let query = store::Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };
         match app.store.search(collection.clone(), query).await {
             Err(StoreError::ContractMismatch { .. })
                 if std::mem::take(&mut again) && changed(&app, serving).await => {}
             found => break (contract, found?),
         }
     };
+    let found = match diversity > 0.0 {
+        true => off_thread(found.len() * k, move || Ok(diversify(found, k, diversity))).await?,
+        false => found,
+    };
     let view = |neighbour: Neighbour| NeighbourView {
         id: neighbour.id.to_string(),
         score: neighbour.score,
         metadata: with_metadata.then(|| neighbour.metadata.to_map()),
-        vector: neighbour.vector.map(|vector| vector.as_slice().to_vec()),
+        vector: neighbour.vector.filter(|_| tells_vectors).map(|vector| vector.as_slice().to_vec()),
     };
     let neighbours = found.into_iter().map(view).collect();
     Ok(axum::Json(SearchReply { collection: collection.to_string(), contract, neighbours }))
@@ -220,19 +245,19 @@ async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target
     let bytes = match media {
         MediaType::Image => bytes,
         MediaType::Multipart(boundary) => {
-            let mut parts = multipart(bytes, boundary, 1).await?;
-            parts.pop().ok_or_else(no_target)?.bytes
+            let parts = multipart(bytes, boundary, app.config.max_images).await?;
+            return Ok((target::of_form(parts)?, how(&SearchBody::default(), query, max_k)?));
         }
         MediaType::Json => return off_thread(bytes.len(), move || read_json(&bytes, query, max_k)).await,
     };
     let how = how(&SearchBody::default(), query, max_k)?;
-    Ok((Target::Picture(Given::File(ImageBytes(bytes))), how))
+    Ok((Target::picture(Given::File(ImageBytes(bytes))), how))
 }
 
 fn read_json(bytes: &[u8], query: SearchQuery, max_k: usize) -> Result<(Target<Given>, How), Problem> {
     let body: SearchBody = parse_json(bytes)?;
     let how = how(&body, query, max_k)?;
-    Ok((target(body)?, how))
+    Ok((target::of_json(body)?, how))
 }
 
 /// Reads the JSON of a search.
@@ -243,35 +268,9 @@ pub fn check_json(bytes: &[u8], max_k: usize) -> Result<(), Problem> {
     read_json(bytes, SearchQuery::default(), max_k).map(drop)
 }
 
-fn no_target() -> Problem {
-    let detail = "a search is for exactly one of \"id\", \"image\", \"url\", \"inputs\" (of one picture) and \"vector\" (with its \"contract\")";
-    Problem::bad_request("invalid_search", detail)
-}
-
-fn target(body: SearchBody) -> Result<Target<Given>, Problem> {
-    let SearchBody { id, image, url, inputs, vector, contract, .. } = body;
-    let (image, url) = match inputs {
-        None => (image, url),
-        Some(mut inputs) if inputs.len() == 1 && image.is_none() && url.is_none() => {
-            inputs.pop().map_or((None, None), |input| (input.image, input.url))
-        }
-        Some(_) => return Err(no_target()),
-    };
-    match (id, image, url, vector) {
-        (Some(id), None, None, None) => Ok(Target::Item(ItemId::new(&id)?)),
-        (None, Some(image), None, None) => Ok(Target::Picture(Given::File(image_from_text(&image)?))),
-        (None, None, Some(url), None) => Ok(Target::Picture(Given::Url(url))),
-        (None, None, None, Some(vector)) => {
-            let (vector, contract) = stored::vector(vector, contract)?;
-            Ok(Target::Vector(vector, contract))
-        }
-        _ => Err(no_target()),
-    }
-}
-
 fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Problem> {
     let k = body.k.or(query.k).unwrap_or(DEFAULT_K.min(max_k));
-    if k > max_k {
+    if k == 0 || k > max_k {
         return Err(Problem::from(InvalidValue::K(k)).with("max_k", max_k));
     }
     let filter = match (&body.filter, &query.filter) {
@@ -289,30 +288,9 @@ fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Probl
     };
     let min_score = body.min_score.or(query.min_score);
     let exclude_self = body.exclude_self.or(query.exclude_self).unwrap_or(true);
-    Ok(How { k, filter, include, min_score, exclude_self })
-}
-
-/// The vector of what is searched for.
-async fn resolve(
-    app: &App,
-    collection: &CollectionName,
-    target: Target,
-    permit: Arc<Permit>,
-) -> Result<(Embedding, Contract), Problem> {
-    match target {
-        Target::Vector(vector, contract) => Ok((vector, contract)),
-        Target::Item(id) => {
-            let item = app.store.get(collection.clone(), id.clone()).await?;
-            let item = item.ok_or_else(|| unknown_item(collection, &id))?;
-            let vector = item.vector.ok_or_else(Problem::internal)?;
-            Ok((vector, item.contract))
-        }
-        Target::Picture(image) => {
-            let embedder = app.embedder();
-            let inputs = Inputs { images: vec![Ok(image)], single: true, permit, held: None };
-            let embedded = embed_inputs(&embedder, inputs).await?.into_iter().next();
-            let embedded = embedded.ok_or_else(Problem::internal)??;
-            Ok((embedded.embedding, embedder.artefact().contract()))
-        }
+    let diversity = body.diversity.or(query.diversity).unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&diversity) {
+        return Err(InvalidValue::Diversity.into());
     }
+    Ok(How { k, filter, include, min_score, exclude_self, diversity })
 }

@@ -5,8 +5,11 @@
 
 pub mod choice;
 pub mod content;
+pub mod diversify;
+pub mod duplicates;
 pub mod embedded;
 pub mod error;
+pub mod examples;
 pub mod filter;
 pub mod index;
 pub mod migrate;

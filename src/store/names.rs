@@ -47,6 +47,12 @@ pub enum InvalidValue {
     /// Too many items at once.
     #[error("{0} items at once are too many: send at most {max}", max = super::MAX_BULK)]
     Bulk(usize),
+    /// What a search by several examples is for.
+    #[error("the search is for nothing: {0}")]
+    Examples(&'static str),
+    /// How much neighbours are to differ.
+    #[error("diversity must be a number from 0 to 1")]
+    Diversity,
 }
 
 impl InvalidValue {
@@ -61,6 +67,8 @@ impl InvalidValue {
             Self::Limit(_) => "invalid_limit",
             Self::MinScore => "invalid_min_score",
             Self::Bulk(_) => "too_many_items",
+            Self::Examples(_) => "invalid_search",
+            Self::Diversity => "invalid_diversity",
         }
     }
 }

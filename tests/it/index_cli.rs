@@ -58,6 +58,22 @@ fn a_folder_is_indexed_and_searched_on_a_data_folder() {
     assert_eq!(json["neighbours"].as_array().unwrap().len(), 3);
     let filtered = run(&["search", "--data-dir", data, "--filter", r#"{"a":{"$exists":true}}"#], &[&picture]);
     assert!(text(&filtered.stdout).starts_with("no neighbours"));
+    // Nearer to the one than to the other; and each once is more different than two copies.
+    let (hat, shoes) = (root().join("examples/hat-2.jpg"), root().join("examples/shoes-1.jpg"));
+    let near = text(&run(&["search", "--data-dir", data, "-k", "2"], &[&hat, &shoes]).stdout);
+    assert!(near.contains("hats/ключ") && near.contains("shoes/") && !near.contains("hats/1.jpg"), "{near}");
+    let not = run(&["search", "--data-dir", data, "-k", "1", "--not", hat.to_str().unwrap()], &[&shoes]);
+    assert!(text(&not.stdout).contains("shoes/"), "{}", text(&not.stderr));
+    let same = run(&["search", "--data-dir", data, "--not", hat.to_str().unwrap()], &[&hat]);
+    assert!(text(&same.stderr).contains("cancel each other out"), "{}", text(&same.stderr));
+    let bounded = run(&["search", "--data-dir", data, "--min-score", "0.999", "--diversity", "0.5"], &[&hat]);
+    assert_eq!(text(&bounded.stdout).lines().count(), 1, "{}", text(&bounded.stderr));
+    std::fs::write(dir.path().join("shoes/copy.jpg"), example("pants-1")).unwrap();
+    index();
+    let copies = run(&["duplicates", "--data-dir", data, "--threshold", "0.9999", "--json"], &[]);
+    let pair: Value = serde_json::from_slice(&copies.stdout).unwrap();
+    assert_eq!((&pair["id"], &pair["other"]), (&"hats/1.jpg".into(), &"shoes/copy.jpg".into()));
+    assert!(text(&copies.stderr).contains("1 pairs among 4 items"), "{}", text(&copies.stderr));
     let wrong = run(&["search", "--data-dir", data, "--filter", "{"], &[&picture]);
     assert!(!wrong.status.success() && text(&wrong.stderr).contains("the filter is not understood"));
 }
@@ -83,6 +99,12 @@ async fn a_folder_is_indexed_and_searched_through_a_server() {
             text(&table.stdout),
             text(&table.stderr)
         );
+        let not = root().join("examples/shoes-1.jpg");
+        let apart = ["search", "--url", &url, "--collection", "c", "-k", "1", "--not", not.to_str().unwrap()];
+        let table = run(&[&apart[..], &["--diversity", "0.2", "--min-score=-1"]].concat(), &[&picture]);
+        assert!(text(&table.stdout).contains("hats/ключ"), "{}", text(&table.stderr));
+        let all = run(&["duplicates", "--url", &url, "--collection", "c", "--threshold=-1"], &[]);
+        assert_eq!(text(&all.stdout).lines().count(), 3, "{}", text(&all.stderr));
         // The server holds its data folder.
         let refused = run(&["index", "--data-dir", data.to_str().unwrap()], &[&dir_path]);
         let printed = text(&refused.stderr);

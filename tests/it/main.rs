@@ -27,6 +27,7 @@ mod precision;
 mod refresh;
 mod search;
 mod server;
+mod similar;
 mod store;
 mod tls;
 mod upkeep;
