@@ -57,7 +57,7 @@ pub struct App {
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
-    pub writes: tokio::sync::RwLock<()>,
+    pub writes: Arc<tokio::sync::RwLock<()>>,
     embedder: RwLock<Embedder>,
 }
 
@@ -124,7 +124,7 @@ impl App {
             tls,
             fetcher,
             refresh: Refresh::default(),
-            writes: tokio::sync::RwLock::new(()),
+            writes: Arc::default(),
             embedder: RwLock::new(embedder),
         }))
     }

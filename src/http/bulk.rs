@@ -1,7 +1,8 @@
 //! POST /items: many items in one request, each with its own outcome.
 
 use axum::extract::{FromRequest, Request, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::input::{ItemError, multipart_with_fields, off_thread};
 use super::items::CollectionQuery;
 use super::problem::Problem;
 use super::stored;
+use super::upload::{self, BulkLine, NDJSON, Source, Upload};
 use crate::admission::Permit;
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry};
@@ -62,8 +64,16 @@ pub struct ItemsForm {
     metadata: Option<String>,
 }
 
-/// A bulk body, read whole.
+/// A bulk body.
 pub enum BulkPayload {
+    /// One that was read.
+    Whole(Whole),
+    /// One that is to be answered as it comes.
+    Upload(Source, Option<Caller>),
+}
+
+/// A bulk body, read whole.
+pub enum Whole {
     /// A body of a kind that other routes take too.
     Common(Payload),
     /// Lines of JSON.
@@ -75,29 +85,59 @@ impl FromRequest<AppState> for BulkPayload {
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Self::Rejection> {
         let media = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let essence = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
-        let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
-        if !lines.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
-            return Payload::from_request(request, app).await.map(Self::Common);
+        let essence = upload::essence(media.unwrap_or_default());
+        let is_lines = NDJSON.iter().any(|known| essence.eq_ignore_ascii_case(known));
+        let streams = upload::is_asked_for(request.headers());
+        if !is_lines && !streams {
+            return Payload::from_request(request, app)
+                .await
+                .map(|payload| Self::Whole(Whole::Common(payload)));
         }
         app.ready()?;
         let caller = request.extensions().get().cloned();
-        let (bytes, permit) = read_body(request.into_body(), app).await?;
-        Ok(Self::Lines(bytes, Arc::new(permit), caller))
+        if is_lines && !streams {
+            let (bytes, permit) = read_body(request.into_body(), app).await?;
+            return Ok(Self::Whole(Whole::Lines(bytes, Arc::new(permit), caller)));
+        }
+        let source = match is_lines {
+            true => Source::lines(request.into_body(), app),
+            false => match MediaType::of(request.headers())? {
+                MediaType::Multipart(boundary) => Source::form(request.into_body(), boundary, app),
+                MediaType::Json => {
+                    let (bytes, permit) = read_body(request.into_body(), app).await?;
+                    let entries = off_thread(bytes.len(), move || entries::of_json(&bytes)).await?;
+                    Source::Whole(entries.into(), permit)
+                }
+                MediaType::Image => return Err(no_raw_picture()),
+            },
+        };
+        Ok(Self::Upload(source, caller))
     }
+}
+
+fn no_raw_picture() -> Problem {
+    let detail =
+        "this address takes many items, as a form, JSON or NDJSON: send one raw picture to PUT /items/{id}";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// Write many items
 ///
 /// A form of picture files, JSON, or lines of JSON (NDJSON). Each item has its own outcome: one that fails does
 /// not keep the others from being written. The reply comes when all are on disk.
+///
+/// With `accept: application/x-ndjson` the server reads, writes and answers as the body comes, which then may have
+/// any length: a line for each item once it is on disk (a member of `results`), after each batch one of how far it is
+/// (`indexed`, `failed`), and at the end one with `done` true; one with `error` says why it ended early, and that what
+/// has no line was not written. Read the reply while you send. The time limit of requests then holds for each wait in
+/// it, `max_images` for what is in hand at once, and a form's field `metadata` comes first.
 #[utoipa::path(
     post, path = "/items", tag = "items", params(CollectionQuery),
     request_body(description = "The items", content(
         (ItemsForm = "multipart/form-data"), (ItemBodies = "application/json"), (RawBytes = "application/x-ndjson"),
     )),
     responses(
-        (status = 200, description = "What became of each", body = BulkReply),
+        (status = 200, description = "What became of each", content((BulkReply = "application/json"), (BulkLine = "application/x-ndjson"))),
         (status = 400, description = "A broken body, or a bad collection name", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Too large a body, too many pictures or items", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Another kind of body", body = Problem, content_type = "application/problem+json"),
@@ -109,8 +149,14 @@ pub async fn post_items(
     State(app): State<AppState>,
     Query(query): Query<CollectionQuery>,
     payload: BulkPayload,
-) -> Result<axum::Json<BulkReply>, Problem> {
+) -> Result<Response, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
+    let payload = match payload {
+        BulkPayload::Whole(payload) => payload,
+        BulkPayload::Upload(source, caller) => {
+            return Ok(Upload { app, collection, caller, source }.answer());
+        }
+    };
     let Bulk { entries: bulk, permit, held: _held } = read(payload, &app).await?;
     let mut results = Vec::with_capacity(bulk.len());
     let (mut entries, mut places) = (Vec::new(), Vec::new());
@@ -139,7 +185,8 @@ pub async fn post_items(
     }
     let failed = results.iter().filter(|result| result.error.is_some()).count();
     let indexed = results.len() - failed;
-    Ok(axum::Json(BulkReply { collection: collection.to_string(), indexed, failed, results }))
+    let reply = BulkReply { collection: collection.to_string(), indexed, failed, results };
+    Ok(axum::Json(reply).into_response())
 }
 
 /// A bulk body, taken apart.
@@ -149,13 +196,13 @@ struct Bulk {
     held: Option<InFlight>,
 }
 
-async fn read(payload: BulkPayload, app: &App) -> Result<Bulk, Problem> {
+async fn read(payload: Whole, app: &App) -> Result<Bulk, Problem> {
     let max = app.config.max_images;
     let (entries, permit, caller) = match payload {
-        BulkPayload::Lines(bytes, permit, caller) => {
+        Whole::Lines(bytes, permit, caller) => {
             (off_thread(bytes.len(), move || entries::of_ndjson(&bytes)).await?, permit, caller)
         }
-        BulkPayload::Common(Payload { media, bytes, permit, caller }) => match media {
+        Whole::Common(Payload { media, bytes, permit, caller }) => match media {
             MediaType::Json => {
                 (off_thread(bytes.len(), move || entries::of_json(&bytes)).await?, permit, caller)
             }
@@ -163,19 +210,15 @@ async fn read(payload: BulkPayload, app: &App) -> Result<Bulk, Problem> {
                 let (files, fields) = multipart_with_fields(bytes, boundary, max).await?;
                 (entries::of_form(files, fields)?, permit, caller)
             }
-            MediaType::Image => {
-                let detail = "this address takes many items, as a form, JSON or NDJSON: send one raw picture to PUT /items/{id}";
-                let status = axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                return Err(Problem::new(status, "unsupported_media_type", detail));
-            }
+            MediaType::Image => return Err(no_raw_picture()),
         },
     };
     let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
     let pictures = entries.iter().filter(is_picture).count();
     if pictures > max {
         let detail = format!("a request holds at most {max} pictures: send the rest in another one");
-        let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
-        return Err(Problem::new(status, "too_many_images", detail).with("max_images", max));
+        let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail);
+        return Err(problem.with("max_images", max));
     }
     if entries.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no item"));

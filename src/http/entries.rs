@@ -18,7 +18,7 @@ use crate::indexer::{Entry, Source};
 use crate::store::{ItemId, MAX_BULK, Metadata};
 
 /// Name of the part or field that holds metadata.
-const METADATA: &str = "metadata";
+pub const METADATA: &str = "metadata";
 
 /// An item in JSON: an `image`, a `url`, or a `vector` with its `contract`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -203,9 +203,20 @@ pub fn of_ndjson(bytes: &[u8]) -> Result<Vec<BulkEntry>, Problem> {
     let mut entries = Vec::new();
     for line in lines {
         check_count(entries.len() + 1)?;
-        entries.push(bulk_entry(serde_json::from_slice(line).map_err(|error| invalid_item(&error))));
+        entries.push(of_line(line));
     }
     Ok(entries)
+}
+
+/// The entry of a line of JSON.
+pub fn of_line(line: &[u8]) -> BulkEntry {
+    bulk_entry(serde_json::from_slice(line).map_err(|error| invalid_item(&error)))
+}
+
+/// In place of an entry that was too large to be read.
+pub fn too_large() -> BulkEntry {
+    let error = ItemError::new("item_too_large", "the item is larger than is taken, and was left out");
+    BulkEntry { id: None, entry: Err(error) }
 }
 
 fn check_count(count: usize) -> Result<(), Problem> {
@@ -219,38 +230,51 @@ fn check_count(count: usize) -> Result<(), Problem> {
 /// `invalid_metadata`, `unexpected_field`.
 pub fn of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<Vec<BulkEntry>, Problem> {
     let (files, metadata) = split_metadata(files, fields)?;
-    let mut metadata = match metadata {
-        None => Map::new(),
-        Some(text) => match serde_json::from_slice(&text) {
-            Ok(Value::Object(by_id)) => by_id,
-            _ => {
-                let detail = "the field \"metadata\" must be a JSON object that has an object for each id";
-                return Err(Problem::bad_request("invalid_metadata", detail));
-            }
-        },
-    };
-    let entries: Vec<BulkEntry> = files
-        .into_iter()
-        .map(|file| {
-            let id = file.file_name.or(file.name);
-            let kept = id.as_ref().and_then(|id| metadata.remove(id));
-            let entry = (|| {
-                let text =
-                    id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the part has no name"))?;
-                let content = Content::Picture(Given::File(ImageBytes(file.bytes)));
-                let metadata = kept.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
-                Ok(Draft { id: ItemId::new(text)?, content, metadata })
-            })();
-            BulkEntry { id, entry }
-        })
-        .collect();
-    match metadata.keys().next() {
-        None => Ok(entries),
-        Some(id) => {
-            let detail = format!("the field \"metadata\" has an entry {id:?}, but no file has that name");
+    let mut metadata = metadata.map(|text| metadata_by_id(&text)).transpose()?.unwrap_or_default();
+    let entries: Vec<BulkEntry> = files.into_iter().map(|file| of_part(file, &mut metadata)).collect();
+    metadata.keys().next().map_or(Ok(entries), |id| Err(no_such_file(id)))
+}
+
+/// Reads the field `metadata` of a form of several files.
+///
+/// # Errors
+/// `invalid_metadata`.
+pub fn metadata_by_id(text: &[u8]) -> Result<Map<String, Value>, Problem> {
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(by_id)) => Ok(by_id),
+        _ => {
+            let detail = "the field \"metadata\" must be a JSON object that has an object for each id";
             Err(Problem::bad_request("invalid_metadata", detail))
         }
     }
+}
+
+/// The entry of a form's file, whose metadata is taken out of `metadata`.
+pub fn of_part(file: Part, metadata: &mut Map<String, Value>) -> BulkEntry {
+    let id = file.file_name.or(file.name);
+    let kept = id.as_ref().and_then(|id| metadata.remove(id));
+    let entry = (|| {
+        let text = id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the part has no name"))?;
+        let content = Content::Picture(Given::File(ImageBytes(file.bytes)));
+        let metadata = kept.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
+        Ok(Draft { id: ItemId::new(text)?, content, metadata })
+    })();
+    BulkEntry { id, entry }
+}
+
+/// The problem of metadata whose file did not come.
+pub fn no_such_file(id: &str) -> Problem {
+    let detail = format!("the field \"metadata\" has an entry {id:?}, but no file has that name");
+    Problem::bad_request("invalid_metadata", detail)
+}
+
+/// The problem of a field that is no file.
+pub fn no_file(name: Option<&str>) -> Problem {
+    let detail = format!(
+        "the field {:?} is neither a file nor \"metadata\": give each picture's part a file name (curl: -F 'image=@picture.jpg')",
+        name.unwrap_or("")
+    );
+    Problem::bad_request("unexpected_field", detail)
 }
 
 /// The one picture of a form, and its metadata.
@@ -283,13 +307,7 @@ fn split_metadata(files: Vec<Part>, fields: Vec<Part>) -> Result<(Vec<Part>, Opt
     for field in fields {
         match field.name.as_deref() {
             Some(METADATA) => metadata = Some(field.bytes),
-            name => {
-                let detail = format!(
-                    "the field {:?} is neither a file nor \"metadata\": give each picture's part a file name (curl: -F 'image=@picture.jpg')",
-                    name.unwrap_or("")
-                );
-                return Err(Problem::bad_request("unexpected_field", detail));
-            }
+            name => return Err(no_file(name)),
         }
     }
     Ok((pictures, metadata))

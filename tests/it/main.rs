@@ -31,4 +31,5 @@ mod similar;
 mod store;
 mod tls;
 mod upkeep;
+mod upload;
 mod url_inputs;

@@ -1,0 +1,71 @@
+//! Intake: the place in the server that a body takes while it is read a part at a time.
+
+use std::time::{Duration, Instant};
+
+use super::problem::Problem;
+use crate::admission::{Admission, Permit};
+
+/// How long it waits at a time for a place.
+const REST: Duration = Duration::from_millis(100);
+
+/// Takes in bytes as they come, and hands their place over with what is made of them.
+pub struct Intake {
+    admission: Admission,
+    permit: Option<Permit>,
+    wait: Duration,
+}
+
+impl Intake {
+    /// That waits at most so long for a place.
+    pub fn new(admission: Admission, wait: Duration) -> Self {
+        Self { admission, permit: None, wait }
+    }
+
+    /// Takes in so many bytes more, as soon as there is a place for them.
+    ///
+    /// # Errors
+    /// When there is none for too long.
+    pub async fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+        let began = Instant::now();
+        loop {
+            let taken = match &mut self.permit {
+                Some(permit) => permit.grow(0, bytes),
+                None => self.admission.admit(0, bytes).map(|permit| self.permit = Some(permit)),
+            };
+            match taken {
+                Err(overloaded) if began.elapsed() >= self.wait => return Err(overloaded.into()),
+                Err(_) => tokio::time::sleep(REST).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// The place of what was taken in since the last time.
+    pub fn hand_over(&mut self) -> Option<Permit> {
+        self.permit.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_waits_for_a_place_and_not_for_ever() {
+        let admission = Admission::new(1, 10);
+        let mut intake = Intake::new(admission.clone(), Duration::from_millis(300));
+        intake.take(4).await.unwrap();
+        intake.take(5).await.unwrap();
+        let place = intake.hand_over();
+        assert_eq!(admission.bytes(), 9);
+        assert_eq!(intake.take(2).await.unwrap_err().status, 503);
+        let (taken, ()) = tokio::join!(intake.take(2), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(place);
+        });
+        taken.unwrap();
+        assert_eq!(admission.bytes(), 2);
+        drop(intake);
+        assert_eq!(admission.bytes(), 0);
+    }
+}
