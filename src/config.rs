@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::DeviceChoice;
 use crate::precision::Precision;
-use crate::store::{Durability, IndexChoice, StoreChoice};
+use crate::store::{Durability, IndexChoice, StoreChoice, Vectors};
 use crate::tuning;
 use list::is_origin;
 pub use list::{ANY_ORIGIN, List};
@@ -132,6 +132,9 @@ settings! {
     /// Nodes of the graph that a search for ten neighbours keeps: more find more and take longer; 0 = as many as a
     /// recall of 0.995 takes on the collection's own vectors [default: 0]
     index_ef: usize = 0, "LATENTD_INDEX_EF";
+    /// What of the vectors stays in memory beside 8-bit codes, which are compared first: f32 (all), f16 (half: scores are
+    /// off by about 1e-5) or int8 (nothing: the vectors of what the codes find are read from the database) [default: f32]
+    vectors: Vectors = Vectors::F32, "LATENTD_VECTORS";
     /// File with the key that may change the encoder of the running server [default: nobody may]
     admin_key_file: PathBuf = PathBuf::new(), "LATENTD_ADMIN_KEY_FILE";
     /// Origins whose pages may call from a browser, e.g. https://shop.example; `*` for all [default: none]

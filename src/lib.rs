@@ -21,6 +21,7 @@ pub mod indexer;
 pub mod keys;
 pub mod locate;
 pub mod log;
+pub mod memory;
 pub mod net;
 pub mod npy;
 pub mod pool;

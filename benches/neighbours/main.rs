@@ -1,7 +1,9 @@
 //! The index on vectors of a file: how long a graph takes, its memory, and recall@10 against searches per second.
 //!
 //! `benches/neighbours/run.py` runs it beside faiss and hnswlib. Alone: `cargo bench --bench neighbours -- BASE.npy
-//! QUERIES.npy THREADS` (float32, C order); each line of the output is a JSON object.
+//! QUERIES.npy THREADS` (float32, C order), or what [`stored`] says; each line of the output is a JSON object.
+
+mod stored;
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -17,7 +19,11 @@ const LENGTHS: [usize; 8] = [16, 24, 32, 48, 64, 96, 128, 256];
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [base, queries, threads] = arguments.as_slice() else {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Some(&("fill" | "open")) = arguments.first() {
+        return stored::run(&arguments);
+    }
+    let &[base, queries, threads] = arguments.as_slice() else {
         return Err("BASE.npy QUERIES.npy THREADS".into());
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build()?;

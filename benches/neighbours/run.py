@@ -7,7 +7,10 @@
 
 Makes a virtual environment with faiss-cpu, hnswlib and numpy in --work (from PyPI). Each engine builds its index in a
 process of its own on --threads threads and searches with one query at a time on one; M = 16, efConstruction = 100.
---engines latentd,faiss,hnswlib chooses some of them.
+--engines latentd,faiss,hnswlib chooses some of them; `store` is a latentd store that was filled on --threads threads and
+is opened in a process of its own at each of --vectors f32,f16,int8 and --lengths (0 is the length it found itself);
+`binary` is what signs around the mean find at best, by comparing all of them and taking the best 100, 200, 400, 800
+by their vectors.
 """
 import argparse, json, os, pathlib, struct, subprocess, sys, time
 
@@ -23,6 +26,8 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--engines", default="latentd,faiss,hnswlib")
+    parser.add_argument("--vectors", default="f32,f16,int8")
+    parser.add_argument("--lengths", default="0")
     parser.add_argument("--latentd", default="", help="a built benchmark to run in place of `cargo bench`")
     return parser.parse_args()
 
@@ -129,10 +134,40 @@ def peer(name, work, threads):
         print(json.dumps({"engine": name, "ef": length, "qps": len(queries) / took, "recall": recall}), flush=True)
 
 
+def binary(work):
+    import numpy
+    base, queries, worst = (numpy.load(work / f"{name}.npy", mmap_mode="r") for name in ["base", "queries", "worst"])
+    mean = numpy.mean(base[:: max(len(base) // 20_000, 1)], axis=0)
+    packed = numpy.concatenate([numpy.packbits(base[at:at + 50_000] > mean, axis=1) for at in range(0, len(base), 50_000)])
+    for kept in [100, 200, 400, 800]:
+        hits = 0
+        for query, least in zip(queries[:200], worst):
+            apart = numpy.bitwise_count(packed ^ numpy.packbits(query > mean)).sum(axis=1, dtype=numpy.int32)
+            near = numpy.argpartition(apart, kept)[:kept]
+            hits += min(int((base[numpy.sort(near)] @ query >= least - 1e-6).sum()), 10)
+        print(json.dumps({"engine": "binary", "ef": kept, "qps": 0, "recall": hits / 2000}), flush=True)
+
+
+def store(command, options):
+    folder = options.work / "store"
+    base, threads = options.work / "base.npy", str(options.threads)
+    if not folder.exists():
+        subprocess.run([*command, "fill", folder, base, threads, "f32"], cwd=ROOT, check=True)
+    out = ""
+    for vectors in options.vectors.split(","):
+        for length in options.lengths.split(","):
+            rest = [vectors, length, options.work / "queries.npy", options.work / "worst.npy"]
+            opened = subprocess.run([*command, "open", folder, base, "1", *rest], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+            out += opened.stdout
+    return out
+
+
 def table(lines):
     print("\n| engine | ef | recall@10 | searches/s | |\n|---|---|---|---|---|")
     for line in lines:
-        if "build_s" in line:
+        if "open_s" in line:
+            print(f"| {line['engine']} {line['vectors']} | {line['ef']} | {line['recall']:.4f} | {line['qps']:.0f} | {line['mib']:.0f} MiB, opened in {line['open_s']:.2f} s |")
+        elif "build_s" in line:
             print(f"| {line['engine']} | | | | build {line['build_s']:.1f} s ({line['build_cpu_s']:.1f} s of CPU), {line['mib']:.0f} MiB |")
         else:
             note = f"filter leaves {line['filter_percent']} %" if "filter_percent" in line else ""
@@ -142,7 +177,8 @@ def table(lines):
 def main():
     options = arguments()
     if options.what == "peer":
-        return peer(options.rest[0], options.work, options.threads)
+        name = options.rest[0]
+        return binary(options.work) if name == "binary" else peer(name, options.work, options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     python = environment(options.work)
     if pathlib.Path(sys.prefix) != options.work / "venv":
@@ -151,10 +187,14 @@ def main():
     lines = []
     for engine in options.engines.split(","):
         command = [python, __file__, "peer", engine, "--work", options.work, "--threads", str(options.threads)]
-        if engine == "latentd":
+        if engine in ("latentd", "store"):
             command = [options.latentd] if options.latentd else ["cargo", "bench", "-q", "--locked", "--bench", "neighbours", "--"]
+        if engine == "latentd":
             command += [options.work / "base.npy", options.work / "queries.npy", str(options.threads)]
-        out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        if engine == "store":
+            out = store(command, options)
+        else:
+            out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
         lines += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         print(out, end="", flush=True)
     table(lines)

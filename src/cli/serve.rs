@@ -93,7 +93,8 @@ pub struct Opened {
 
 /// How the store of a configuration is opened.
 pub fn store_options(config: &Config) -> EmbeddedOptions {
-    let index = IndexOptions { choice: config.index, ef: config.index_ef, ..IndexOptions::default() };
+    let (choice, ef, vectors) = (config.index, config.index_ef, config.vectors);
+    let index = IndexOptions { choice, ef, vectors, ..IndexOptions::default() };
     EmbeddedOptions { index, durability: config.durability, ..EmbeddedOptions::new(&config.data_dir) }
 }
 

@@ -25,7 +25,7 @@ pub use content::{ContentHash, Metadata, Thumbnail, Timestamp};
 pub use embedded::{Durability, EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use filter::{Filter, FilterError};
-pub use index::{IndexChoice, IndexOptions};
+pub use index::{IndexChoice, IndexOptions, Vectors};
 pub use milvus::{MilvusOptions, MilvusStore};
 pub use names::{CollectionName, InvalidValue, ItemId};
 pub use types::{

@@ -33,3 +33,4 @@ mod tls;
 mod upkeep;
 mod upload;
 mod url_inputs;
+mod vectors;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::Settings;
 use super::serve::store_options;
 use crate::store::embedded::upkeep::{self, CheckReport};
-use crate::store::{CollectionName, EmbeddedStore, Store};
+use crate::store::{CollectionName, EmbeddedStore, Store, Vectors};
 
 /// Looks after the data folder (--data-dir).
 #[derive(Debug, Args)]
@@ -146,8 +146,13 @@ fn recall(settings: Settings, collection: &str, k: usize, queries: usize) -> any
         let store = EmbeddedStore::open(store_options(&config)).await?;
         let measured = store.recall(&collection, k, queries).await?;
         let measured = measured.with_context(|| format!("collection {collection} has no items"))?;
+        let vectors = config.vectors;
+        let truth = match vectors {
+            Vectors::F32 => String::new(),
+            _ => format!(" with {} vectors in memory, against f32 of the database", vectors.name()),
+        };
         println!(
-            "{}: recall@{k} {:.4} over {} items; {:.3} ms a search, {:.3} ms exactly",
+            "{}: recall@{k} {:.4} over {} items{truth}; {:.3} ms a search, {:.3} ms exactly",
             measured.kind.name(),
             measured.recall,
             measured.queries,

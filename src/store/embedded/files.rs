@@ -139,14 +139,35 @@ impl DataDir {
         Ok(connection)
     }
 
+    /// What opens connections that only read.
+    pub fn reading(&self) -> Reading {
+        Reading { path: self.database() }
+    }
+
     /// A connection that only reads.
     pub fn open_reader(&self) -> Result<Connection, StoreError> {
-        let path = self.database();
-        let fail = |error| database_error(error, &path);
+        self.reading().open()
+    }
+}
+
+/// Opens connections to the database that only read.
+pub struct Reading {
+    path: PathBuf,
+}
+
+impl Reading {
+    /// A connection.
+    pub fn open(&self) -> Result<Connection, StoreError> {
+        let fail = |error| self.error(error);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).map_err(fail)?;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(fail)?;
         prepare(&connection).map_err(fail)?;
         Ok(connection)
+    }
+
+    /// What an error of one of them means.
+    pub fn error(&self, error: rusqlite::Error) -> StoreError {
+        database_error(error, &self.path)
     }
 }
 

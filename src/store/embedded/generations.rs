@@ -66,7 +66,7 @@ impl Writer {
     fn transact(&mut self, step: Step) -> rusqlite::Result<StepDone> {
         let mut shown = Shown::default();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let work = Stepping { transaction: &transaction, registry: &self.registry, options: self.options };
+        let work = Stepping { transaction: &transaction, registry: &self.registry, make: &self.make };
         let done = match step {
             Step::Begin { from, to, dim } => work.begin(from, to, dim, &mut shown),
             Step::Fill { to, items } => work.fill(to, items, &mut shown),
@@ -93,7 +93,7 @@ impl Writer {
 struct Stepping<'a> {
     transaction: &'a Transaction<'a>,
     registry: &'a super::registry::Registry,
-    options: crate::store::IndexOptions,
+    make: &'a super::registry::IndexMaker,
 }
 
 impl Stepping<'_> {
@@ -115,7 +115,7 @@ impl Stepping<'_> {
                 None => {}
             }
             let row = rows::insert_spare(self.transaction, name, to, dim)?;
-            shown.spares.push(Arc::new(Collection::new(row, self.options)));
+            shown.spares.push(Arc::new(Collection::new(row, self.make)));
         }
         Ok(StepDone::Count(0))
     }

@@ -12,6 +12,7 @@ mod schema;
 mod snapshots;
 mod tender;
 pub mod upkeep;
+mod vectors;
 mod writer;
 
 use std::path::PathBuf;
@@ -27,12 +28,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use self::files::Durability;
 use self::files::{DataDir, database_error};
 use self::readers::Readers;
-use self::registry::{Collection, Registry};
+use self::registry::{Collection, IndexMaker, Registry};
 use self::rows::Checked;
 use self::snapshots::Snapshots;
 use self::tender::Tender;
+use self::vectors::VectorReaders;
 use self::writer::{Job, Work, Writer};
-use super::index::{IndexOptions, Level, MeasuredRecall, Precision};
+use super::index::{IndexOptions, Level, MeasuredRecall, Vectors};
 use super::{
     Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE, Neighbour,
     NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
@@ -121,9 +123,11 @@ impl EmbeddedStore {
         let snapshots = Snapshots::new(&options.dir, Arc::clone(&seq));
         let all = rows::collections(&connection).map_err(fail)?;
         snapshots.sweep(&all.iter().map(|row| row.key).collect::<Vec<_>>());
+        let make =
+            IndexMaker { options: options.index, vectors: Arc::new(VectorReaders::new(data.reading())) };
         for row in all {
             let frozen = snapshots.read(&row);
-            let collection = Collection::load(&connection, row, options.index, frozen).map_err(fail)?;
+            let collection = Collection::load(&connection, row, &make, frozen).map_err(fail)?;
             registry.insert(Arc::new(collection));
         }
         let readers = Readers::start(&data, options.read_threads.max(1), options.max_reads)?;
@@ -134,13 +138,13 @@ impl EmbeddedStore {
             .map_err(|_| StoreError::Internal("the search threads could not be started"))?;
         let (sender, receiver) = mpsc::channel(options.max_writes.max(1));
         let tender = Tender::start(Arc::clone(&registry), options.search_threads, snapshots)?;
-        let (registry_of_writer, precision) = (Arc::clone(&registry), options.index.precision);
+        let registry_of_writer = Arc::clone(&registry);
         let state = Writer {
             data,
             path: path.clone(),
             connection,
             registry: registry_of_writer,
-            options: options.index,
+            make,
             seq: Arc::clone(&seq),
             wake: tender.wake(),
             tender,
@@ -151,7 +155,7 @@ impl EmbeddedStore {
             .map_err(|_| StoreError::Internal("the writer thread could not be started"))?;
         let items: u64 = registry.infos().iter().map(|info| info.items).sum();
         let ms = started.elapsed().as_millis() as u64;
-        tracing::info!(path = %path.display(), items, ms, scan = scan_name(precision), "store opened");
+        tracing::info!(path = %path.display(), items, ms, scan = scan_name(options.index), "store opened");
         Ok(Self {
             searches: Semaphore::new(options.max_searches),
             write_kib: Arc::new(Semaphore::new(options.max_write_kib.max(1))),
@@ -278,8 +282,13 @@ impl EmbeddedStore {
     }
 }
 
-fn scan_name(precision: Precision) -> String {
-    format!("{}, {}", precision.name(), Level::detect().name())
+fn scan_name(options: IndexOptions) -> String {
+    let precision = match options.vectors {
+        Vectors::F32 => options.precision.name(),
+        Vectors::F16 => "int8+f16",
+        Vectors::Int8 => "int8+database",
+    };
+    format!("{precision}, {}", Level::detect().name())
 }
 
 fn size_of_item(item: &NewItem) -> usize {
@@ -376,7 +385,7 @@ impl Store for EmbeddedStore {
                 seq: self.seq.load(Ordering::Relaxed),
                 disk_bytes: self.disk_bytes(),
                 index_bytes: self.registry.bytes() as u64,
-                scan: scan_name(self.options.index.precision),
+                scan: scan_name(self.options.index),
                 queued_writes: sender.max_capacity() - sender.capacity(),
             })
         }

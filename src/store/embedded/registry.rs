@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use latentd_model::{Contract, Embedding};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
 use super::rows::{self, Checked, CollectionRow};
+use super::vectors::{CollectionVectors, VectorReaders};
 use crate::store::index::{CollectionIndex, Frozen, IndexOptions};
-use crate::store::{CollectionInfo, CollectionName, ItemId, NewItem, StoreError};
+use crate::store::{CollectionInfo, CollectionName, ItemId, Metadata, NewItem, StoreError};
 
 /// A collection that is open.
 pub struct Collection {
@@ -21,10 +23,41 @@ pub struct Collection {
     damaged: Mutex<HashSet<String>>,
 }
 
+/// Items that one thread hands to the other at a time while a collection is opened.
+const TOGETHER: usize = 256;
+/// Times as many that may wait between them.
+const WAITING: usize = 4;
+
+/// Items that were read, with their vectors one after the other.
+#[derive(Default)]
+struct Batch {
+    items: Vec<(ItemId, u64, Metadata)>,
+    vectors: Vec<f32>,
+}
+
+impl Batch {
+    fn put(self, index: &CollectionIndex) {
+        let dim = self.vectors.len() / self.items.len().max(1);
+        for ((id, seq, metadata), vector) in self.items.iter().zip(self.vectors.chunks_exact(dim.max(1))) {
+            index.put(id, *seq, vector, metadata);
+        }
+    }
+}
+
+/// How the indexes of collections are made.
+#[derive(Clone)]
+pub struct IndexMaker {
+    /// How vectors are kept and searched.
+    pub options: IndexOptions,
+    /// What reads those that are not kept as they came.
+    pub vectors: Arc<VectorReaders>,
+}
+
 impl Collection {
     /// Without items.
-    pub fn new(row: CollectionRow, options: IndexOptions) -> Self {
-        let index = CollectionIndex::with_options(row.dim, options);
+    pub fn new(row: CollectionRow, make: &IndexMaker) -> Self {
+        let vectors = CollectionVectors::new(Arc::clone(&make.vectors), row.clone());
+        let index = CollectionIndex::with_options(row.dim, make.options).with_source(Arc::new(vectors));
         Self { row, index, damaged: Mutex::default() }
     }
 
@@ -32,24 +65,41 @@ impl Collection {
     pub fn load(
         connection: &Connection,
         row: CollectionRow,
-        options: IndexOptions,
+        make: &IndexMaker,
         frozen: Option<Frozen>,
     ) -> rusqlite::Result<Self> {
         const LOGGED: usize = 10;
-        let collection = Self::new(row, options);
+        let collection = Self::new(row, make);
         let mut damaged = HashSet::new();
         if let Some(frozen) = frozen {
             collection.index.thaw(frozen);
         }
-        rows::scan(connection, &collection.row, |item| match item {
-            Checked::Sound((id, seq, vector, metadata)) => collection.index.put(&id, seq, vector, &metadata),
-            Checked::Damaged(id) => {
-                if damaged.len() < LOGGED {
-                    tracing::error!(collection = %collection.row.name, id,
-                        "this item does not fit its checksum and is left out of searches: write it again");
+        // One thread reads while another puts in what was read.
+        let (sender, receiver) = sync_channel::<Batch>(WAITING);
+        std::thread::scope(|scope| -> rusqlite::Result<()> {
+            let index = &collection.index;
+            scope.spawn(move || receiver.into_iter().for_each(|batch| batch.put(index)));
+            let mut batch = Batch::default();
+            rows::scan(connection, &collection.row, |item| match item {
+                Checked::Sound((id, seq, vector, metadata)) => {
+                    batch.items.push((id, seq, metadata));
+                    batch.vectors.extend_from_slice(vector);
+                    if batch.items.len() == TOGETHER {
+                        // Refused only where the other thread panicked, which the scope passes on.
+                        let _ = sender.send(std::mem::take(&mut batch));
+                    }
                 }
-                damaged.insert(id);
-            }
+                Checked::Damaged(id) => {
+                    if damaged.len() < LOGGED {
+                        tracing::error!(collection = %collection.row.name, id,
+                            "this item does not fit its checksum and is left out of searches: write it again");
+                    }
+                    damaged.insert(id);
+                }
+            })?;
+            let _ = sender.send(batch);
+            drop(sender);
+            Ok(())
         })?;
         collection.index.thawed();
         if damaged.len() > LOGGED {

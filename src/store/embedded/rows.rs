@@ -337,6 +337,32 @@ pub fn thumbnail(
     Ok(jpeg.map(|jpeg| Thumbnail(jpeg.into())))
 }
 
+/// Gives an item's metadata and vector to `take`, read into `vector`, where it is there and not damaged.
+pub fn vector(
+    connection: &Connection,
+    collection: &CollectionRow,
+    id: &ItemId,
+    vector: &mut [f32],
+    take: impl FnOnce(&str, &[f32]),
+) -> rusqlite::Result<()> {
+    let mut statement = connection
+        .prepare_cached("SELECT metadata, vector, checksum FROM items WHERE collection = ?1 AND id = ?2")?;
+    let mut rows = statement.query((collection.key, id.as_str()))?;
+    let Some(row) = rows.next()? else { return Ok(()) };
+    let (metadata, bytes) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_blob()?);
+    if bytes.len() == vector.len() * 4 && checksum(id.as_str(), metadata, bytes) == row.get::<_, u32>(2)? {
+        read_floats(bytes, vector);
+        take(metadata, vector);
+    }
+    Ok(())
+}
+
+fn read_floats(bytes: &[u8], into: &mut [f32]) {
+    for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(4)) {
+        *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+}
+
 /// Gives every item's id, write, vector and metadata to `take`, or its id alone when it is damaged.
 pub fn scan(
     connection: &Connection,
@@ -355,9 +381,7 @@ pub fn scan(
             bytes.len() == vector.len() * 4 && checksum(id, metadata, bytes) == row.get::<_, u32>(3)?;
         match ItemId::new(id) {
             Ok(item) if sound => {
-                for (value, bytes) in vector.iter_mut().zip(bytes.chunks_exact(4)) {
-                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
+                read_floats(bytes, &mut vector);
                 let metadata = Metadata::from_stored(metadata.to_owned());
                 take(Checked::Sound((item, unsigned(row, 4)?, &vector, metadata)));
             }

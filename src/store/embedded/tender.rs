@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::registry::Registry;
 use super::snapshots::Snapshots;
+use crate::memory;
 use crate::store::StoreError;
 
 /// Tells the tender that there may be something to do.
@@ -62,6 +63,9 @@ impl Tender {
     }
 }
 
+/// Rounds after which memory is worth being given back.
+const MANY: usize = 16;
+
 fn work(
     registry: &Registry,
     pool: &rayon::ThreadPool,
@@ -80,7 +84,14 @@ fn work(
     while wake.recv().is_ok() && !stop.load(Ordering::Relaxed) {
         // In turn, so that a large collection does not keep a small one waiting.
         let round = || registry.all().iter().filter(|collection| collection.index.tend(stop)).count();
-        while pool.install(round) > 0 {}
+        let mut rounds = 0;
+        while pool.install(round) > 0 {
+            rounds += 1;
+        }
+        if rounds > MANY {
+            // What scans needed of what is linked now lies between what stays.
+            memory::give_back();
+        }
         // Linking a few again takes less than writing all.
         freeze(&|items| (items / 20).max(1000));
     }

@@ -15,10 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::files::{DataDir, database_error};
 use super::generations::{Step, StepDone};
-use super::registry::{Collection, Registry};
+use super::registry::{Collection, IndexMaker, Registry};
 use super::rows;
 use super::tender::{Tender, Wake};
-use crate::store::{CollectionName, IndexOptions, ItemId, NewItem, StoreError, Upserted};
+use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -102,7 +102,7 @@ pub struct Writer {
     pub path: PathBuf,
     pub connection: Connection,
     pub registry: Arc<Registry>,
-    pub options: IndexOptions,
+    pub make: IndexMaker,
     pub seq: Arc<AtomicU64>,
     pub wake: Wake,
     pub tender: Tender,
@@ -151,6 +151,7 @@ impl Writer {
     /// Folds the log into the database, so that the next start is quick, and lets go of the folder.
     fn finish(self) {
         self.tender.end();
+        self.make.vectors.close();
         let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         if let Err(error) = folded.and_then(|()| self.connection.close().map_err(|(_, error)| error)) {
             tracing::warn!(%error, "the database was left with its log; nothing is lost");
@@ -169,7 +170,7 @@ impl Writer {
             let mut batch = Batch {
                 transaction: &transaction,
                 registry: &self.registry,
-                options: self.options,
+                make: &self.make,
                 staged: HashMap::new(),
                 changes: Vec::new(),
                 seq,
@@ -216,7 +217,7 @@ impl Writer {
 struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     registry: &'a Registry,
-    options: IndexOptions,
+    make: &'a IndexMaker,
     /// Collections that this transaction made, or deleted (none).
     staged: HashMap<CollectionName, Option<Arc<Collection>>>,
     changes: Vec<Change>,
@@ -281,7 +282,7 @@ impl Batch<'_> {
 
     fn create(&mut self, name: &CollectionName, first: &NewItem) -> rusqlite::Result<Arc<Collection>> {
         let row = rows::insert_collection(self.transaction, name, first.contract, first.vector.dim())?;
-        let collection = Arc::new(Collection::new(row, self.options));
+        let collection = Arc::new(Collection::new(row, self.make));
         self.staged.insert(name.clone(), Some(Arc::clone(&collection)));
         self.changes.push(Change::Create(Arc::clone(&collection)));
         Ok(collection)

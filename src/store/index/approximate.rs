@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use super::CollectionIndex;
 use super::graph::scatter;
 use super::linked::Linked;
-use super::segment::{Prepared, Rest, SEGMENT_ROWS, Segment};
+use super::segment::{Prepared, Rest, SEGMENT_ROWS, Segment, score_of};
 use super::top::{Bar, Top, merge};
 use crate::store::{Neighbour, Query};
 
@@ -26,27 +26,28 @@ impl CollectionIndex {
         prepared: &Prepared<'_>,
     ) -> Vec<Neighbour> {
         let segments = Arc::clone(&self.segments.read());
-        let bar = Bar::new(query.min_score);
+        let bar = Bar::new(self.least(query));
         // Before the walk, so that an item that is linked meanwhile is found by one of them.
         let waiting = linked.waiting();
         let concerned: Vec<_> = waiting.iter().filter_map(|&at| segments.get(at).cloned()).collect();
-        let mut found = self.scan(&concerned, prepared, query.k, &bar, Rest::Waiting);
+        let mut found = self.scan(&concerned, prepared, &bar, Rest::Waiting);
         let want = (query.k + query.exclude.len()).min(self.len());
         let share = if query.filter.is_some() { self.share(&segments, prepared) } else { 1.0 };
         let mut ef = self.walk_length(want, share);
         loop {
             if query.filter.is_some() && ef > self.longest_walk() {
                 // So few count that it is cheaper to look at each of them.
-                return merge(query.k, self.scan(&segments, prepared, query.k, &bar, Rest::All));
+                return merge(prepared.keep, self.scan(&segments, prepared, &bar, Rest::All));
             }
             let near = linked.graph.near(query.vector.as_slice(), ef);
-            let mut top = Top::new(query.k, &bar);
+            let mut top = Top::new(prepared.keep, &bar);
             // Codes are off by less than neighbours differ, but for the last few.
-            let enough = (2 * want + 16).max(self.ef());
+            let enough = (2 * want + 16).max(self.ef()).max(prepared.keep);
             let mut counted = 0;
-            for row in near.iter().map(|hit| hit.row() as usize) {
+            for hit in &near {
+                let (row, rough) = (hit.row() as usize, || score_of(hit.similarity()));
                 let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
-                counted += usize::from(segment.read().offer(row % SEGMENT_ROWS, prepared, &mut top));
+                counted += usize::from(segment.read().offer(row % SEGMENT_ROWS, prepared, &mut top, rough));
                 if counted == enough {
                     break;
                 }
@@ -56,10 +57,10 @@ impl CollectionIndex {
             let least = if query.filter.is_some() { want } else { want.saturating_sub(found.len()) };
             if counted >= least || self.all_there(found.len() + counted, prepared) {
                 found.extend(top.into_vec());
-                return merge(query.k, found);
+                return merge(prepared.keep, found);
             }
             if near.len() < ef || ef > self.longest_walk() {
-                return merge(query.k, self.scan(&segments, prepared, query.k, &bar, Rest::All));
+                return merge(prepared.keep, self.scan(&segments, prepared, &bar, Rest::All));
             }
             ef *= 4;
         }

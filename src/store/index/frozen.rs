@@ -159,8 +159,8 @@ impl CollectionIndex {
             self.ef.store(ef, Ordering::Relaxed);
         }
         let rows = nodes.len().next_multiple_of(SEGMENT_ROWS);
-        let segments = (0..rows / SEGMENT_ROWS).map(|_| {
-            let segment = Segment::emptied(self.dim, self.precision);
+        let segments = (0..rows / SEGMENT_ROWS).map(|number| {
+            let segment = Segment::emptied(self.layout, number * SEGMENT_ROWS);
             Arc::new(parking_lot::RwLock::new(segment))
         });
         *self.segments.write() = Arc::new(segments.collect());

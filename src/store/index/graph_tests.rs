@@ -24,7 +24,7 @@ fn tend(index: &CollectionIndex) {
 }
 
 /// Vectors around centres, as encoders make them; cluster after cluster, the worst order for a graph.
-fn clustered(rng: &mut ChaCha8Rng, count: usize, dim: usize, clusters: usize) -> Vec<Embedding> {
+pub fn clustered(rng: &mut ChaCha8Rng, count: usize, dim: usize, clusters: usize) -> Vec<Embedding> {
     let centres: Vec<Embedding> = (0..clusters).map(|_| random(rng, dim, None, 1.0)).collect();
     let spread = 0.6 / (dim as f32).sqrt();
     (0..count).map(|n| random(rng, dim, Some(centres[n * clusters / count].as_slice()), spread)).collect()

@@ -9,7 +9,7 @@ use super::lines::Rows;
 pub enum Level {
     /// Whatever the compiler makes of plain Rust, e.g. NEON on aarch64.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW and VNNI.
     Avx512Vnni,
@@ -28,7 +28,10 @@ impl Level {
         let mut levels = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
                 levels.push(Self::Avx2);
             }
             if is_x86_feature_detected!("avx512f")

@@ -66,7 +66,7 @@ impl CollectionIndex {
             return false;
         }
         let linked = self.linked();
-        let wanted = self.choice.links(self.len(), self.dim, self.level, linked.is_some());
+        let wanted = self.choice.links(self.len(), self.layout.dim, self.level, linked.is_some());
         match (linked, wanted) {
             (None, false) => false,
             (None, true) => {
@@ -136,7 +136,13 @@ impl CollectionIndex {
         let mut places = self.places.lock();
         let old = self.graph.write().take();
         places.end();
-        Arc::clone(&self.segments.read()).iter().for_each(|segment| segment.write().unlink());
+        let codes = |row: usize, into: &mut [f32]| {
+            let known = old.as_ref().is_some_and(|linked| linked.graph.decode(row as u32, into));
+            if !known {
+                into.fill(0.0);
+            }
+        };
+        Arc::clone(&self.segments.read()).iter().for_each(|segment| segment.write().unlink(codes));
         self.compact_if_sparse(&mut places);
         drop(places);
         drop(old);
@@ -146,11 +152,15 @@ impl CollectionIndex {
     fn centre(&self) -> Vec<f32> {
         let segments = Arc::clone(&self.segments.read());
         let every = (segments.len() * SEGMENT_ROWS).div_ceil(CENTRE_OF).max(1);
-        let (mut sum, mut count) = (vec![0f64; self.dim], 0f64);
-        for segment in segments.iter() {
-            for (vector, _) in segment.read().items().step_by(every) {
-                sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += f64::from(*value));
-                count += 1.0;
+        let (mut sum, mut count) = (vec![0f64; self.layout.dim], 0f64);
+        let mut vector = vec![0f32; self.layout.dim];
+        for (number, segment) in segments.iter().enumerate() {
+            let segment = segment.read();
+            for (at, _) in segment.items().step_by(every) {
+                if self.vector_of(&segment, number * SEGMENT_ROWS + at, &mut vector).is_some() {
+                    sum.iter_mut().zip(&vector).for_each(|(sum, value)| *sum += f64::from(*value));
+                    count += 1.0;
+                }
             }
         }
         sum.into_iter().map(|sum| (sum / count.max(1.0)) as f32).collect()
@@ -158,12 +168,9 @@ impl CollectionIndex {
 
     fn link(&self, linked: &Linked, rows: &[usize]) {
         let segments = Arc::clone(&self.segments.read());
-        let mut vectors = Vec::with_capacity(rows.len() * self.dim);
-        for &row in rows {
-            // An item that is deleted meanwhile leaves its vector, as a node without an item.
-            vectors.extend_from_slice(segments[row / SEGMENT_ROWS].read().vector(row % SEGMENT_ROWS));
-        }
-        linked.graph.put(rows.iter().map(|&row| row as u32).zip(vectors.chunks_exact(self.dim)));
+        // An item that is deleted meanwhile leaves its vector, as a node without an item.
+        let vectors = self.vectors(rows, false);
+        linked.graph.put(rows.iter().map(|&row| row as u32).zip(vectors.chunks_exact(self.layout.dim)));
         rows.par_iter().for_each_init(
             || Linker::new(&linked.graph),
             |linker, &row| {
@@ -195,7 +202,7 @@ impl CollectionIndex {
     pub fn pending(&self) -> bool {
         let has_graph = self.linked().is_some();
         let unlinked = self.unlinked().is_some_and(|waiting| waiting > 0);
-        unlinked || has_graph != self.choice.links(self.len(), self.dim, self.level, has_graph)
+        unlinked || has_graph != self.choice.links(self.len(), self.layout.dim, self.level, has_graph)
     }
 
     /// Items that the graph does not lead to yet, about; none where there is no graph.

@@ -9,19 +9,25 @@
 mod approximate;
 mod frozen;
 mod graph;
+mod half;
+mod kept;
 mod kernels;
 mod lines;
 mod linked;
 mod places;
 mod policy;
 mod quantise;
+mod reread;
 mod segment;
+mod source;
 mod top;
 mod tune;
 
 pub use frozen::{Frozen, Owner};
+pub use kept::Vectors;
 pub use kernels::Level;
 pub use policy::IndexChoice;
+pub use source::{Source, Stored};
 pub use tune::MeasuredRecall;
 
 use std::sync::Arc;
@@ -32,9 +38,9 @@ use rayon::prelude::*;
 
 use self::linked::Linked;
 use self::places::Places;
-use self::segment::{Prepared, Rest, SEGMENT_ROWS, Segment};
+use self::segment::{Layout, Prepared, Rest, SEGMENT_ROWS, Segment};
 use self::top::{Bar, Top, merge};
-use super::filter::{CompiledFilter, FieldNames, Fields};
+use super::filter::{FieldNames, Fields};
 use super::{IndexInfo, IndexKind, ItemId, Metadata, Neighbour, Query};
 
 /// How vectors are compared. Both are exact.
@@ -62,6 +68,8 @@ impl Precision {
 pub struct IndexOptions {
     /// How vectors are compared.
     pub precision: Precision,
+    /// What of them stays in memory.
+    pub vectors: Vectors,
     /// Whether collections are scanned or walked.
     pub choice: IndexChoice,
     /// Nodes that walks keep; 0 for as many as are found to do.
@@ -88,9 +96,10 @@ type Segments = Arc<Vec<Arc<RwLock<Segment>>>>;
 
 /// All vectors of one collection.
 pub struct CollectionIndex {
-    dim: usize,
-    precision: Precision,
+    layout: Layout,
     level: Level,
+    /// Where vectors are that are not kept as they came.
+    source: Option<Arc<dyn Source>>,
     segments: RwLock<Segments>,
     names: RwLock<FieldNames>,
     places: Mutex<Places>,
@@ -123,10 +132,11 @@ impl CollectionIndex {
 
     /// An empty index of vectors of length `dim`.
     pub fn new(dim: usize, precision: Precision, level: Level) -> Self {
+        let layout = Layout { dim, precision, vectors: Vectors::F32 };
         Self {
-            dim,
-            precision,
+            layout,
             level,
+            source: None,
             segments: RwLock::default(),
             names: RwLock::default(),
             places: Mutex::default(),
@@ -141,7 +151,11 @@ impl CollectionIndex {
 
     /// An empty index with options, in the best instructions of this machine.
     pub fn with_options(dim: usize, options: IndexOptions) -> Self {
-        let index = Self { choice: options.choice, ..Self::new(dim, options.precision, Level::detect()) };
+        let IndexOptions { precision, vectors, choice, .. } = options;
+        // Without the vectors only codes are left to scan.
+        let precision = if vectors == Vectors::Int8 { Precision::Quantised } else { precision };
+        let layout = Layout { dim, precision, vectors };
+        let index = Self { choice, layout, ..Self::new(dim, precision, Level::detect()) };
         if options.ef == 0 {
             return index;
         }
@@ -174,7 +188,7 @@ impl CollectionIndex {
 
     /// Puts an item in that write number `seq` made, in place of the one with its id. The vector has the index's length.
     pub fn put(&self, id: &ItemId, seq: u64, vector: &[f32], metadata: &Metadata) {
-        debug_assert_eq!(vector.len(), self.dim);
+        debug_assert_eq!(vector.len(), self.layout.dim);
         let fields = if metadata.as_str() == "{}" {
             Fields::default()
         } else {
@@ -221,7 +235,8 @@ impl CollectionIndex {
         }
         let mut segments = self.segments.write();
         if place / SEGMENT_ROWS == segments.len() {
-            Arc::make_mut(&mut segments).push(Arc::new(RwLock::new(Segment::new(self.dim, self.precision))));
+            let segment = Segment::new(self.layout, segments.len() * SEGMENT_ROWS);
+            Arc::make_mut(&mut segments).push(Arc::new(RwLock::new(segment)));
         }
         place
     }
@@ -255,11 +270,15 @@ impl CollectionIndex {
     /// Moves the items together into new segments; scans that run meanwhile finish on the old ones.
     fn compact(&self, places: &mut Places) {
         let mut packed = Vec::with_capacity(places.items().div_ceil(SEGMENT_ROWS));
-        let mut current = Segment::new(self.dim, self.precision);
+        let mut current = Segment::new(self.layout, 0);
         let mut ids = Vec::with_capacity(places.items());
         let old = Arc::clone(&self.segments.read());
-        for segment in old.iter() {
-            for (vector, row) in segment.read().items() {
+        for (number, segment) in old.iter().enumerate() {
+            let rows: Vec<usize> = segment.read().items().map(|(at, _)| number * SEGMENT_ROWS + at).collect();
+            let vectors = self.vectors(&rows, false);
+            let segment = segment.read();
+            for (&row, vector) in rows.iter().zip(vectors.chunks_exact(self.layout.dim)) {
+                let Some(row) = segment.row(row % SEGMENT_ROWS) else { continue };
                 let row = Row {
                     id: row.id.clone(),
                     metadata: row.metadata.clone(),
@@ -269,7 +288,8 @@ impl CollectionIndex {
                 ids.push(row.id.clone());
                 current.put(current.len(), vector, row);
                 if current.len() == SEGMENT_ROWS {
-                    let full = std::mem::replace(&mut current, Segment::new(self.dim, self.precision));
+                    let next = Segment::new(self.layout, (packed.len() + 1) * SEGMENT_ROWS);
+                    let full = std::mem::replace(&mut current, next);
                     packed.push(Arc::new(RwLock::new(full)));
                 }
             }
@@ -284,23 +304,24 @@ impl CollectionIndex {
     /// The nearest items, best first. Runs on the calling thread, and when there is much to scan on its rayon
     /// pool's other threads too. The query's vector has the index's length.
     pub fn search(&self, query: &Query) -> Vec<Neighbour> {
-        let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
-        let prepared = Prepared::new(query, self.level, filter);
-        if let Some(linked) = self.linked() {
-            return self.search_graph(&linked, query, &prepared);
-        }
-        let segments = Arc::clone(&self.segments.read());
-        let bar = Bar::new(query.min_score);
-        merge(query.k, self.scan(&segments, &prepared, query.k, &bar, Rest::All))
+        let prepared = self.prepare(query);
+        let found = match self.linked() {
+            Some(linked) => self.search_graph(&linked, query, &prepared),
+            None => self.scan_all(query, &prepared),
+        };
+        self.reread(query, found)
     }
 
-    /// The nearest items by an exact scan, whether or not there is a graph.
+    /// The nearest items by a scan of all, whether or not there is a graph.
     pub fn search_exactly(&self, query: &Query) -> Vec<Neighbour> {
-        let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
-        let prepared = Prepared::new(query, self.level, filter);
+        let prepared = self.prepare(query);
+        self.reread(query, self.scan_all(query, &prepared))
+    }
+
+    fn scan_all(&self, query: &Query, prepared: &Prepared<'_>) -> Vec<Neighbour> {
         let segments = Arc::clone(&self.segments.read());
-        let bar = Bar::new(query.min_score);
-        merge(query.k, self.scan(&segments, &prepared, query.k, &bar, Rest::All))
+        let bar = Bar::new(self.least(query));
+        merge(prepared.keep, self.scan(&segments, prepared, &bar, Rest::All))
     }
 
     /// Whether this search is one of those that recall is measured on; if so, [`Self::measure`] is to follow.
@@ -326,17 +347,16 @@ impl CollectionIndex {
         &self,
         segments: &[Arc<RwLock<Segment>>],
         prepared: &Prepared<'_>,
-        k: usize,
         bar: &Bar,
         what: Rest,
     ) -> Vec<Neighbour> {
         let scan = |segments: &[Arc<RwLock<Segment>>]| {
-            let (mut top, mut dots) = (Top::new(k, bar), Vec::new());
+            let (mut top, mut dots) = (Top::new(prepared.keep, bar), Vec::new());
             segments.iter().for_each(|segment| segment.read().scan(prepared, &mut top, &mut dots, what));
             top.into_vec()
         };
-        let width = if self.precision == Precision::Float { size_of::<f32>() } else { 1 };
-        let alone = (Self::BYTES_ALONE / (SEGMENT_ROWS * self.dim * width)).max(1);
+        let width = if self.layout.precision == Precision::Float { size_of::<f32>() } else { 1 };
+        let alone = (Self::BYTES_ALONE / (SEGMENT_ROWS * self.layout.dim * width)).max(1);
         if segments.len() <= alone {
             return scan(segments);
         }
@@ -354,5 +374,7 @@ impl CollectionIndex {
 
 #[cfg(test)]
 mod graph_tests;
+#[cfg(test)]
+mod precision_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Int8 codes of vectors, with a bound on what rounding can change.
 
 /// A vector as 8-bit codes: `x[i] ≈ codes[i] / scale`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Scale {
     /// What one code stands for: the reciprocal of the scale.
     pub step: f32,

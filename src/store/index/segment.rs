@@ -1,13 +1,17 @@
 //! A segment: up to 1024 rows of an index, scanned under one lock.
 
+use super::graph::Probe;
+use super::kept::{Kept, Vectors};
 use super::kernels::{Level, QueryCodes};
 use super::lines::Rows;
+use super::linked::Linked;
 use super::quantise::{Scale, quantise, score_error};
 use super::top::Top;
 use super::{Precision, Row};
 use crate::store::filter::CompiledFilter;
 use crate::store::{ItemId, Neighbour, Query};
 use latentd_model::Embedding;
+use std::sync::Arc;
 
 /// Most rows of one segment.
 pub const SEGMENT_ROWS: usize = 1024;
@@ -15,14 +19,26 @@ pub const SEGMENT_ROWS: usize = 1024;
 /// Numbers of rows at which the centre is found anew.
 const CENTRED_AT: [usize; 3] = [64, 256, SEGMENT_ROWS];
 
+/// What the segments of an index are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    pub dim: usize,
+    pub precision: Precision,
+    pub vectors: Vectors,
+}
+
 /// Rows with their vectors. A row that was deleted stays, empty, until another item takes its place.
 pub struct Segment {
-    precision: Precision,
+    layout: Layout,
+    /// Number of its first row.
+    first: usize,
     /// Whether there are codes: a segment all of whose rows are in the graph needs none.
     coded: bool,
+    /// Whether these are only of the rows that the graph does not lead to.
+    partly: bool,
     /// Which rows the graph leads to.
     linked: Vec<bool>,
-    vectors: Rows<f32>,
+    kept: Kept,
     codes: Rows<i8>,
     sums: Vec<i32>,
     scales: Vec<Scale>,
@@ -43,11 +59,37 @@ pub struct Prepared<'a> {
     filter: Option<CompiledFilter>,
     exclude: &'a [ItemId],
     with_vectors: bool,
+    /// Neighbours to keep.
+    pub keep: usize,
+    graph: Option<GraphScores>,
+}
+
+/// What scores rows by their codes in the graph, where a segment has none of its own.
+pub struct GraphScores {
+    pub linked: Arc<Linked>,
+    pub probe: Probe,
+}
+
+impl GraphScores {
+    fn of(&self, row: usize) -> f32 {
+        score_of(self.linked.graph.similarity(&self.probe, row as u32))
+    }
+}
+
+/// The cosine of two vectors of norm 1 that are this similar to the graph: minus half the squared distance.
+pub fn score_of(similarity: f32) -> f32 {
+    1.0 + similarity
 }
 
 impl<'a> Prepared<'a> {
-    /// Of this query.
-    pub fn new(query: &'a Query, level: Level, filter: Option<CompiledFilter>) -> Self {
+    /// Of this query, for `keep` neighbours.
+    pub fn new(
+        query: &'a Query,
+        keep: usize,
+        level: Level,
+        filter: Option<CompiledFilter>,
+        graph: Option<GraphScores>,
+    ) -> Self {
         let values = query.vector.as_slice();
         let mut codes = vec![0; values.len()];
         let scale = quantise(values, &mut codes);
@@ -59,6 +101,8 @@ impl<'a> Prepared<'a> {
             filter,
             exclude: &query.exclude,
             with_vectors: query.with_vectors,
+            keep,
+            graph,
         }
     }
 
@@ -74,13 +118,16 @@ impl<'a> Prepared<'a> {
 }
 
 impl Segment {
-    /// No rows yet.
-    pub fn new(dim: usize, precision: Precision) -> Self {
+    /// No rows yet; `first` is to be the number of the first.
+    pub fn new(layout: Layout, first: usize) -> Self {
+        let dim = layout.dim;
         Self {
-            precision,
-            coded: precision == Precision::Quantised,
+            layout,
+            first,
+            coded: layout.precision == Precision::Quantised,
+            partly: false,
             linked: Vec::new(),
-            vectors: Rows::new(dim),
+            kept: Kept::new(layout.vectors, dim),
             codes: Rows::new(dim),
             sums: Vec::new(),
             scales: Vec::new(),
@@ -92,9 +139,9 @@ impl Segment {
     }
 
     /// With all rows, empty and without codes.
-    pub fn emptied(dim: usize, precision: Precision) -> Self {
-        let mut segment = Self { coded: false, ..Self::new(dim, precision) };
-        segment.vectors.grow(SEGMENT_ROWS);
+    pub fn emptied(layout: Layout, first: usize) -> Self {
+        let mut segment = Self { coded: false, ..Self::new(layout, first) };
+        segment.kept = Kept::full(layout.vectors, layout.dim, SEGMENT_ROWS);
         segment.rows.resize_with(SEGMENT_ROWS, || None);
         segment.linked.resize(SEGMENT_ROWS, false);
         segment
@@ -109,13 +156,18 @@ impl Segment {
     pub fn put(&mut self, at: usize, vector: &[f32], row: Row) {
         let new = at == self.rows.len();
         if new {
-            self.vectors.push(vector);
+            self.kept.push(vector);
             self.rows.push(Some(row));
             self.linked.push(false);
         } else {
-            self.vectors.set(at, vector);
+            self.kept.set(at, vector);
             self.rows[at] = Some(row);
             self.linked[at] = false;
+        }
+        if !self.coded && !self.kept.has_any() {
+            // For the rows that wait; of the others the graph has codes.
+            (self.coded, self.partly) = (true, true);
+            self.make_room_for_codes();
         }
         if !self.coded {
             return;
@@ -123,16 +175,26 @@ impl Segment {
         if new {
             self.codes.push(&[]);
             self.sums.push(0);
-            self.scales.push(Scale { step: 0.0, error: 0.0, norm: 0.0 });
+            self.scales.push(Scale::default());
         }
-        self.encode(at);
+        self.encode(at, vector);
         if new && CENTRED_AT.contains(&self.rows.len()) {
             self.find_centre();
         }
+        if new && self.rows.len() == SEGMENT_ROWS && self.layout.vectors == Vectors::Int8 {
+            self.kept = Kept::Nothing;
+        }
     }
 
-    fn encode(&mut self, at: usize) {
-        let pairs = self.vectors.row(at).iter().zip(self.centre.row(0));
+    fn make_room_for_codes(&mut self) {
+        self.codes = Rows::new(self.layout.dim);
+        self.codes.grow(self.rows.len());
+        self.sums = vec![0; self.rows.len()];
+        self.scales = vec![Scale::default(); self.rows.len()];
+    }
+
+    fn encode(&mut self, at: usize, vector: &[f32]) {
+        let pairs = vector.iter().zip(self.centre.row(0));
         self.residual
             .iter_mut()
             .zip(pairs)
@@ -144,14 +206,19 @@ impl Segment {
 
     /// Moves the centre to the mean of the rows, and codes them again.
     fn find_centre(&mut self) {
-        let mut mean = vec![0f32; self.residual.len()];
+        let mut mean = vec![0f32; self.layout.dim];
+        let mut vector = mean.clone();
         for at in 0..self.rows.len() {
-            mean.iter_mut().zip(self.vectors.row(at)).for_each(|(sum, value)| *sum += value);
+            self.kept.read(at, &mut vector);
+            mean.iter_mut().zip(&vector).for_each(|(sum, value)| *sum += value);
         }
         let count = self.rows.len() as f32;
         mean.iter_mut().for_each(|sum| *sum /= count);
         self.centre.set(0, &mean);
-        (0..self.rows.len()).for_each(|at| self.encode(at));
+        for at in 0..self.rows.len() {
+            self.kept.read(at, &mut vector);
+            self.encode(at, &vector);
+        }
     }
 
     /// Empties a row.
@@ -164,23 +231,55 @@ impl Segment {
         self.linked[at] = linked;
         if self.coded && linked && self.rows.len() == SEGMENT_ROWS && self.linked.iter().all(|&linked| linked)
         {
-            self.coded = false;
-            let dim = self.residual.len();
-            (self.codes, self.sums, self.scales) = (Rows::new(dim), Vec::new(), Vec::new());
+            (self.coded, self.partly) = (false, false);
+            (self.codes, self.sums, self.scales) = (Rows::new(self.layout.dim), Vec::new(), Vec::new());
         }
     }
 
-    /// Codes all rows again, for scans without a graph.
-    pub fn unlink(&mut self) {
-        self.linked.fill(false);
-        if self.coded || self.precision == Precision::Float {
+    /// Codes all rows again, for scans without a graph. `vector` reads the vector of a row that has none here.
+    pub fn unlink(&mut self, vector: impl Fn(usize, &mut [f32])) {
+        let had = std::mem::replace(&mut self.linked, vec![false; self.rows.len()]);
+        if (self.coded && !self.partly) || self.layout.precision == Precision::Float {
             return;
         }
-        self.coded = true;
-        self.codes.grow(self.rows.len());
-        self.sums = vec![0; self.rows.len()];
-        self.scales = vec![Scale { step: 0.0, error: 0.0, norm: 0.0 }; self.rows.len()];
-        (0..self.rows.len()).for_each(|at| self.encode(at));
+        let mut old = vec![0f32; self.layout.dim];
+        let all: Vec<Vec<f32>> = (0..self.rows.len())
+            .map(|at| {
+                if !self.kept.read(at, &mut old) && (had[at] || !self.decode(at, &mut old)) {
+                    vector(self.first + at, &mut old);
+                }
+                old.clone()
+            })
+            .collect();
+        (self.coded, self.partly) = (true, false);
+        self.make_room_for_codes();
+        all.iter().enumerate().for_each(|(at, vector)| self.encode(at, vector));
+    }
+
+    /// What the codes of a row stand for; tells whether there are any.
+    fn decode(&self, at: usize, into: &mut [f32]) -> bool {
+        if !self.coded || (self.partly && self.linked[at]) {
+            return false;
+        }
+        let step = self.scales[at].step;
+        let pairs = self.centre.row(0).iter().zip(self.codes.row(at));
+        into.iter_mut()
+            .zip(pairs)
+            .for_each(|(value, (centre, &code))| *value = centre + f32::from(code) * step);
+        true
+    }
+
+    /// The product of a row as it is kept with a padded query.
+    pub fn dot(&self, level: Level, query: &[f32], at: usize) -> Option<f32> {
+        self.kept.dot(level, query, at)
+    }
+
+    /// The vector of a row as it is kept, or what its codes stand for; tells which, or that there is neither.
+    pub fn vector(&self, at: usize, into: &mut [f32]) -> Option<Fidelity> {
+        if self.kept.read(at, into) {
+            return Some(Fidelity::Kept);
+        }
+        self.decode(at, into).then_some(Fidelity::Decoded)
     }
 
     /// The item of a row, if there is one.
@@ -188,37 +287,27 @@ impl Segment {
         self.rows.get(at)?.as_ref()
     }
 
-    /// The vector of a row with its padding.
-    pub fn padded(&self, at: usize) -> &[f32] {
-        self.vectors.row(at)
-    }
-
-    /// The vector of a row.
-    pub fn vector(&self, at: usize) -> &[f32] {
-        &self.vectors.row(at)[..self.residual.len()]
-    }
-
-    /// The items with their vectors.
-    pub fn items(&self) -> impl Iterator<Item = (&[f32], &Row)> {
-        let full = self.rows.iter().enumerate();
-        full.filter_map(move |(at, row)| row.as_ref().map(|row| (self.vector(at), row)))
+    /// The rows that are items.
+    pub fn items(&self) -> impl Iterator<Item = (usize, &Row)> {
+        self.rows.iter().enumerate().filter_map(|(at, row)| row.as_ref().map(|row| (at, row)))
     }
 
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
         let rows: usize = self.rows.iter().flatten().map(Row::bytes).sum();
         let each = size_of::<Option<Row>>() + size_of::<i32>() + size_of::<Scale>();
-        self.vectors.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
+        self.kept.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
     }
 
     /// Offers every item that counts and can reach the bar, or of those the graph does not lead to yet. `dots`
     /// is scratch.
     pub fn scan(&self, query: &Prepared<'_>, top: &mut Top<'_>, dots: &mut Vec<i32>, what: Rest) {
         let concerned = |at: usize| what == Rest::All || !self.linked[at];
+        let graph = |at: usize| query.graph.as_ref().map_or(-1.0, |graph| graph.of(self.first + at));
         if !self.coded {
             let rows = (0..self.rows.len()).filter(|&at| concerned(at));
             rows.for_each(|at| {
-                self.offer(at, query, top);
+                self.offer(at, query, top, || graph(at));
             });
             return;
         }
@@ -226,33 +315,55 @@ impl Segment {
         query.level.dots_i8(&query.codes, self.codes.all(), &self.sums, dots);
         let middle = query.level.dot_f32(query.vector.row(0), self.centre.row(0));
         for (at, (&dot, &scale)) in dots.iter().zip(&self.scales).enumerate() {
+            if self.partly && self.linked[at] {
+                if concerned(at) {
+                    self.offer(at, query, top, || graph(at));
+                }
+                continue;
+            }
             // The exact score is at most this, so what cannot reach the bar is left out and nothing is lost.
             let rough = middle + dot as f32 * (query.scale.step * scale.step);
             let most = rough + score_error(query.scale, scale);
             if most >= top.bar() && concerned(at) {
-                self.offer(at, query, top);
+                self.offer(at, query, top, || rough);
             }
         }
     }
 
-    /// Offers the item of a row if it counts; tells whether it does.
-    pub fn offer(&self, at: usize, query: &Prepared<'_>, top: &mut Top<'_>) -> bool {
+    /// Offers the item of a row if it counts; tells whether it does. `rough` is its score where the vector is not
+    /// kept.
+    pub fn offer(&self, at: usize, query: &Prepared<'_>, top: &mut Top<'_>, rough: impl Fn() -> f32) -> bool {
         let Some(row) = self.row(at) else { return false };
         // With a filter the vector is read last, because it is the dearest; its test is nanoseconds.
         if query.filter.is_some() && !query.counts(row) {
             return false;
         }
-        let score = query.level.dot_f32(query.vector.row(0), self.vectors.row(at)).clamp(-1.0, 1.0);
+        let score =
+            self.kept.dot(query.level, query.vector.row(0), at).unwrap_or_else(rough).clamp(-1.0, 1.0);
         if score >= top.bar() && (query.filter.is_some() || query.counts(row)) {
             let make = || {
-                let vector = query.with_vectors.then(|| self.vector(at).to_vec());
-                let vector = vector.and_then(|values| Embedding::from_normalised(values).ok());
+                let vector = || {
+                    let mut values = vec![0f32; self.layout.dim];
+                    self.vector(at, &mut values)?;
+                    let same = Embedding::from_normalised(values.clone());
+                    same.or_else(|_| Embedding::from_unnormalised(values)).ok()
+                };
+                let vector = if query.with_vectors { vector() } else { None };
                 Neighbour { id: row.id.clone(), score, metadata: row.metadata.clone(), vector }
             };
             top.offer(score, &row.id, make);
         }
         query.filter.is_some() || query.counts(row)
     }
+}
+
+/// How near a vector is to what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fidelity {
+    /// As far as it is kept.
+    Kept,
+    /// What its codes stand for.
+    Decoded,
 }
 
 /// Which items a scan offers.

@@ -1,4 +1,6 @@
 //! Tuning: how long walks must be for the wanted recall, measured on the collection's own vectors.
+//!
+//! What is compared with is f32: where memory does not keep that, it is read from the database, all in one pass.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,12 +10,13 @@ use std::time::Instant;
 use latentd_model::{Contract, Embedding};
 use rayon::prelude::*;
 
-use super::CollectionIndex;
 use super::graph::scatter;
+use super::kept::Vectors;
 use super::lines::Rows;
 use super::linked::Linked;
 use super::segment::SEGMENT_ROWS;
-use crate::store::{IndexKind, Query};
+use super::{CollectionIndex, Source};
+use crate::store::{IndexKind, ItemId, Neighbour, Query};
 
 /// Vectors whose neighbours are looked for.
 const QUERIES: usize = 100;
@@ -27,6 +30,9 @@ const MARGIN: usize = 2;
 /// Lengths that are tried.
 const LENGTHS: [usize; 11] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768];
 
+/// Scores that differ by less are equal: their products may be added up in another order.
+const TIE: f32 = 1e-6;
+
 /// How much of what there is searches find.
 #[derive(Debug, Clone, Copy)]
 pub struct MeasuredRecall {
@@ -38,39 +44,62 @@ pub struct MeasuredRecall {
     pub queries: usize,
     /// Milliseconds of one.
     pub ms: f64,
-    /// Milliseconds of an exact one.
+    /// Milliseconds of an exact one; where the database is read for it, of one among all of them in one pass.
     pub exact_ms: f64,
 }
 
 impl CollectionIndex {
     /// Searches for the `k` neighbours of about `count` items, both ways; none without items.
     pub fn measure_recall(&self, k: usize, count: usize) -> Option<MeasuredRecall> {
-        let queries = self.sample(count);
-        let (mut found, mut all, mut took) = (0, 0, [0f64; 2]);
-        for (_, vector) in &queries {
-            let vector = Embedding::from_normalised(vector.clone()).ok()?;
+        let ask = |(_, vector): (u32, Vec<f32>)| {
+            let vector = Embedding::from_normalised(vector).ok()?;
             let contract = Contract::from_bytes([0; 8]);
             let (filter, exclude, min_score) = (None, Vec::new(), None);
-            let query = Query { vector, contract, k, filter, exclude, min_score, with_vectors: false };
-            let began = Instant::now();
-            let near = self.search(&query);
-            took[0] += began.elapsed().as_secs_f64();
-            let began = Instant::now();
-            let exact = self.search_exactly(&query);
-            took[1] += began.elapsed().as_secs_f64();
-            let worst = exact.last().map_or(f32::INFINITY, |neighbour| neighbour.score);
-            found += near.iter().filter(|neighbour| neighbour.score >= worst).count().min(exact.len());
-            all += exact.len();
+            Some(Query { vector, contract, k, filter, exclude, min_score, with_vectors: false })
+        };
+        let queries: Vec<Query> = self.sample(count).into_iter().filter_map(ask).collect();
+        let began = Instant::now();
+        let mut found: Vec<Vec<Neighbour>> = queries.iter().map(|query| self.search(query)).collect();
+        let searched = Instant::now();
+        let vectors = || queries.iter().map(|query| query.vector.as_slice());
+        let truth: Vec<Vec<f32>> = match self.whole_source() {
+            None => {
+                let scores = |query| self.search_exactly(query).iter().map(|near| near.score).collect();
+                queries.iter().map(scores).collect()
+            }
+            Some(source) => {
+                found.iter_mut().zip(&queries).for_each(|(found, query)| self.rescore(source, query, found));
+                let best = self.read_truth(source, vectors(), k);
+                best.into_iter().map(|best| best.into_iter().map(|(score, _)| score).collect()).collect()
+            }
+        };
+        let exact_ms = searched.elapsed().as_secs_f64() * 1e3 / queries.len().max(1) as f64;
+        let (mut hits, mut all) = (0, 0);
+        for (found, truth) in found.iter().zip(&truth) {
+            // Of equal scores any will do.
+            let worst = truth.last().map_or(f32::INFINITY, |worst| worst - TIE);
+            hits += found.iter().filter(|near| near.score >= worst).count().min(truth.len());
+            all += truth.len();
         }
-        let ms = took.map(|seconds| seconds * 1e3 / queries.len().max(1) as f64);
-        let (kind, queries) = (self.info().kind, queries.len());
-        (all > 0).then(|| MeasuredRecall {
-            kind,
-            recall: found as f64 / all as f64,
-            queries,
-            ms: ms[0],
-            exact_ms: ms[1],
-        })
+        let ms = (searched - began).as_secs_f64() * 1e3 / queries.len().max(1) as f64;
+        let (kind, recall) = (self.info().kind, hits as f64 / all as f64);
+        (all > 0).then_some(MeasuredRecall { kind, recall, queries: queries.len(), ms, exact_ms })
+    }
+
+    /// The source, where memory does not keep vectors as they came.
+    fn whole_source(&self) -> Option<&dyn Source> {
+        self.source.as_deref().filter(|_| self.layout.vectors != Vectors::F32)
+    }
+
+    /// Gives neighbours the scores of their vectors in the database.
+    fn rescore(&self, source: &dyn Source, query: &Query, found: &mut [Neighbour]) {
+        let ids: Vec<ItemId> = found.iter().map(|near| near.id.clone()).collect();
+        source.read(&ids, &mut |place, stored| {
+            let row = Rows::of(stored.vector);
+            if stored.vector.len() == self.layout.dim {
+                found[place].score = self.level.dot_f32(Rows::of(query.vector.as_slice()).row(0), row.row(0));
+            }
+        });
     }
 
     /// Finds the shortest walk with the wanted recall, unless a length was set.
@@ -82,7 +111,15 @@ impl CollectionIndex {
         if queries.len() < K {
             return;
         }
-        let truth = self.truth(&queries, K + 1);
+        let truth = match self.whole_source().filter(|_| self.layout.vectors == Vectors::Int8) {
+            None => self.truth(&queries, K + 1),
+            Some(source) => {
+                let best = self.read_truth(source, queries.iter().map(|query| query.1.as_slice()), K + 1);
+                let places = self.places.lock();
+                let row = |(score, id): (f32, ItemId)| Some((score, places.find(&id)? as u32));
+                best.into_iter().map(|best| best.into_iter().filter_map(row).collect()).collect()
+            }
+        };
         for length in LENGTHS {
             let recall = |(at, query): (usize, &(u32, Vec<f32>))| {
                 let near = linked.graph.near(&query.1, length.max(K + 1));
@@ -105,19 +142,44 @@ impl CollectionIndex {
         tracing::info!(items = self.len(), ef = self.ef(), "length of walks found");
     }
 
-    /// About `count` rows with their vectors.
+    /// About `count` rows with their vectors as they came.
     fn sample(&self, count: usize) -> Vec<(u32, Vec<f32>)> {
         let segments = Arc::clone(&self.segments.read());
         let rows = self.places.lock().rows().max(1);
-        let mut queries: Vec<(u32, Vec<f32>)> = Vec::with_capacity(count);
-        for row in (0..4 * count).map(|n| scatter(n + 7) as usize % rows) {
-            let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
-            let segment = segment.read();
-            if segment.row(row % SEGMENT_ROWS).is_some() && queries.len() < count {
-                queries.push((row as u32, segment.vector(row % SEGMENT_ROWS).to_vec()));
+        let is_item = |row: &usize| {
+            let segment = segments.get(row / SEGMENT_ROWS);
+            segment.is_some_and(|segment| segment.read().row(row % SEGMENT_ROWS).is_some())
+        };
+        let rows = (0..4 * count).map(|n| scatter(n + 7) as usize % rows).filter(is_item).take(count);
+        let rows: Vec<usize> = rows.collect();
+        let vectors = self.vectors(&rows, true);
+        let vectors = vectors.chunks_exact(self.layout.dim).map(<[f32]>::to_vec);
+        rows.iter().map(|&row| row as u32).zip(vectors).collect()
+    }
+
+    /// The `k` best scores of each query with their items, best first, by comparing all that the database has.
+    fn read_truth<'a>(
+        &self,
+        source: &dyn Source,
+        queries: impl Iterator<Item = &'a [f32]>,
+        k: usize,
+    ) -> Vec<Vec<(f32, ItemId)>> {
+        let queries: Vec<Rows<f32>> = queries.map(Rows::of).collect();
+        let mut best: Vec<Vec<(f32, ItemId)>> = vec![Vec::new(); queries.len()];
+        let mut row = Rows::<f32>::new(self.layout.dim);
+        row.grow(1);
+        source.scan(&mut |id, vector| {
+            row.set(0, vector);
+            for (best, query) in best.iter_mut().zip(&queries) {
+                let score = self.level.dot_f32(query.row(0), row.row(0)).clamp(-1.0, 1.0);
+                if best.len() < k || best[k - 1].0 < score {
+                    let at = best.partition_point(|(other, _)| *other >= score);
+                    best.insert(at, (score, id.clone()));
+                    best.truncate(k);
+                }
             }
-        }
-        queries
+        });
+        best
     }
 
     /// The `k` nearest rows of each query, best first, by comparing all; every vector is read once for all of
@@ -138,7 +200,7 @@ impl CollectionIndex {
                     continue;
                 }
                 for (best, query) in best.iter_mut().zip(&rows) {
-                    let score = self.level.dot_f32(query.row(0), segment.padded(at));
+                    let score = segment.dot(self.level, query.row(0), at).unwrap_or(-1.0);
                     best.push((score, (number * SEGMENT_ROWS + at) as u32));
                     if best.len() > 8 * k {
                         trim(best);

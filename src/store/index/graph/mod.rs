@@ -20,7 +20,7 @@ pub use self::link::Linker;
 use self::link::mix;
 pub use self::nodes::M0;
 use self::nodes::{M, NONE, Nodes};
-use self::probe::Probe;
+pub use self::probe::Probe;
 pub use self::walk::Hit;
 use self::walk::Walker;
 use super::kernels::Level;
@@ -117,8 +117,7 @@ impl Graph {
         if entry.row == NONE {
             return Vec::new();
         }
-        let mut probe = Probe::new(self.dim(), self.level);
-        probe.aim_at(vector, &self.centre);
+        let probe = self.probe(vector);
         let walk = |walker: &mut Walker| {
             let nodes = self.nodes.read();
             // Under the lock, because a row may be freed only without it.
@@ -138,6 +137,28 @@ impl Graph {
             Ok(mut walker) => walk(&mut walker),
             Err(_) => walk(&mut Walker::default()),
         })
+    }
+
+    /// What a vector is to be compared with rows by.
+    pub fn probe(&self, vector: &[f32]) -> Probe {
+        let mut probe = Probe::new(self.dim(), self.level);
+        probe.aim_at(vector, &self.centre);
+        probe
+    }
+
+    /// How near a node is to a probe: minus half the squared distance. The worst of a row that is no node.
+    pub fn similarity(&self, probe: &Probe, row: u32) -> f32 {
+        let nodes = self.nodes.read();
+        if nodes.has(row) { nodes.similarity(probe, row) } else { f32::NEG_INFINITY }
+    }
+
+    /// What the codes of a row stand for; tells whether there are any.
+    pub fn decode(&self, row: u32, into: &mut [f32]) -> bool {
+        let nodes = self.nodes.read();
+        nodes.has(row) && {
+            nodes.decode(row, &self.centre, into);
+            true
+        }
     }
 
     /// What is taken off vectors before they are coded.

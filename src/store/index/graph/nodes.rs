@@ -129,6 +129,15 @@ impl Nodes {
         chunk.measures[at] = encode(vector, centre, chunk.codes.row_mut(at));
     }
 
+    /// What the codes of a node stand for.
+    pub fn decode(&self, row: u32, centre: &[f32], into: &mut [f32]) {
+        let (chunk, at) = self.at(row);
+        let (step, codes) = (chunk.measures[at].step, chunk.codes.row(at));
+        for ((value, &centre), &raised) in into.iter_mut().zip(centre).zip(codes) {
+            *value = centre + (f32::from(raised) - 128.0) * step;
+        }
+    }
+
     /// Whether a row is a node.
     pub fn has(&self, row: u32) -> bool {
         let chunk = self.chunks.get(row as usize / CHUNK_ROWS);
