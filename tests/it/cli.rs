@@ -1,15 +1,7 @@
 //! The command line: the real binary.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-
-use crate::support::{Server, example, examples, root};
-
-fn latentd() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_latentd"));
-    command.current_dir(root()).stdin(Stdio::null());
-    command
-}
+use crate::support::program::{Log, Program, latentd};
+use crate::support::{Server, example, examples};
 
 #[tokio::test]
 async fn embed_writes_rows_in_order_and_a_line_for_each_picture() {
@@ -41,28 +33,17 @@ async fn embed_writes_rows_in_order_and_a_line_for_each_picture() {
 #[tokio::test]
 async fn without_a_command_it_serves_and_ends_on_sigterm() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = latentd()
-        .args(["--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(dir.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
-    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    lines.find(|line| line.contains("ready")).expect("it was not ready");
-    let address = url.trim_start_matches("http://");
-    let health = latentd().args(["healthcheck", "--listen", address]).output().unwrap();
+    let (program, log) = Program::logging(dir.path(), |_| {});
+    let (url, address) = (program.url.clone(), program.address().to_owned());
+    let health = latentd().args(["healthcheck", "--listen", &address]).output().unwrap();
     assert!(health.status.success());
     let client = reqwest::Client::new();
     let request =
         client.post(format!("{url}/embed")).header("content-type", "image/jpeg").body(example("hat-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let rest: Vec<_> = lines.collect();
-    assert!(child.wait().unwrap().success(), "{rest:#?}");
-    let health = latentd().args(["healthcheck", "--listen", address]).output().unwrap();
+    let ended = program.terminate();
+    assert!(ended.success(), "{:#?}", log.collect::<Vec<_>>());
+    let health = latentd().args(["healthcheck", "--listen", &address]).output().unwrap();
     assert!(!health.status.success());
 }
 
@@ -160,34 +141,22 @@ async fn an_int8_sibling_is_written_only_when_neighbours_stay() {
     float.stop().await;
 }
 
-/// Serves with its log going into a pipe, and waits until it is ready. The pipe's end comes back.
-fn serving_into_a_pipe(
-    data: &std::path::Path,
-) -> (std::process::Child, String, impl Iterator<Item = String>) {
-    let mut child = latentd()
-        .args(["--listen", "127.0.0.1:0", "--log", "debug", "--data-dir"])
-        .arg(data)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
-    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    lines.find(|line| line.contains("ready")).expect("it was not ready");
-    (child, url, lines)
+/// Serves with much of a log, which is the caller's to read or not.
+fn talkative(data: &std::path::Path) -> (Program, Log) {
+    Program::logging(data, |command| {
+        command.args(["--log", "debug"]);
+    })
 }
 
-async fn answers_and_ends(mut child: std::process::Child, url: &str, requests: usize) {
+async fn answers_and_ends(program: Program, requests: usize) {
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(20)).build().unwrap();
     // The path is logged, so that a pipe of 64 KiB is full before long.
-    let path = format!("{url}/{}", "x".repeat(150));
+    let path = format!("{}/{}", program.url, "x".repeat(150));
     for _ in 0..requests {
         assert_eq!(client.get(&path).send().await.unwrap().status(), 404);
     }
-    assert_eq!(client.get(format!("{url}/livez")).send().await.unwrap().status(), 200);
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+    assert_eq!(client.get(format!("{}/livez", program.url)).send().await.unwrap().status(), 200);
+    let ended = tokio::task::spawn_blocking(|| program.terminate());
     let ended = tokio::time::timeout(std::time::Duration::from_secs(30), ended).await;
     assert!(ended.expect("it did not end").unwrap().success());
 }
@@ -195,15 +164,15 @@ async fn answers_and_ends(mut child: std::process::Child, url: &str, requests: u
 #[tokio::test]
 async fn a_log_whose_reader_is_gone_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (child, url, lines) = serving_into_a_pipe(dir.path());
-    drop(lines);
-    answers_and_ends(child, &url, 5).await;
+    let (program, log) = talkative(dir.path());
+    drop(log);
+    answers_and_ends(program, 5).await;
 }
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (child, url, lines) = serving_into_a_pipe(dir.path());
-    answers_and_ends(child, &url, 1000).await;
-    drop(lines);
+    let (program, log) = talkative(dir.path());
+    answers_and_ends(program, 1000).await;
+    drop(log);
 }

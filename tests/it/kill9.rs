@@ -12,7 +12,8 @@ use rand::RngExt;
 use serde_json::json;
 
 use crate::store::{id, item, near, open};
-use crate::support::{example, root};
+use crate::support::example;
+use crate::support::program::Program;
 use crate::upkeep::{linked, open_walked};
 
 /// Where the child works.
@@ -194,30 +195,6 @@ fn a_full_disk_is_told_and_loses_nothing() {
     assert!(run.status.success() && out.contains("full after"), "{out}\n{err}");
 }
 
-/// The real server on a free port.
-struct RealServer {
-    child: Child,
-    url: String,
-}
-
-fn serve(dir: &std::path::Path) -> RealServer {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_latentd"))
-        .args(["--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(dir)
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
-    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    lines.find(|line| line.contains("golden check passed")).expect("it was not ready");
-    // Someone must read on, or the log would block the server.
-    std::thread::spawn(move || lines.for_each(drop));
-    RealServer { child, url }
-}
-
 type Versions = Arc<Mutex<HashMap<String, u32>>>;
 
 /// Writes pictures, vectors and deletions through HTTP until the server is gone.
@@ -256,7 +233,7 @@ async fn write_http(url: String, name: String, acknowledged: Versions) {
 async fn a_killed_server_has_lost_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
-    let mut server = serve(dir.path());
+    let mut server = Program::serve(dir.path(), |_| {});
     for round in 0..4 {
         let acknowledged = Versions::default();
         let names: Vec<String> =
@@ -265,12 +242,11 @@ async fn a_killed_server_has_lost_nothing() {
             |name: &String| tokio::spawn(write_http(server.url.clone(), name.clone(), acknowledged.clone()));
         let writers: Vec<_> = names.iter().map(write).collect();
         tokio::time::sleep(Duration::from_millis(rand::rng().random_range(300..900))).await;
-        server.child.kill().unwrap();
-        server.child.wait().unwrap();
+        server.kill();
         for writer in writers {
             writer.await.unwrap();
         }
-        server = serve(dir.path());
+        server = Program::serve(dir.path(), |_| {});
         for name in names {
             let last = acknowledged.lock().get(&name).copied().unwrap_or(0);
             let collection = if name.starts_with("picture") { "default" } else { "vectors" };
@@ -291,6 +267,5 @@ async fn a_killed_server_has_lost_nothing() {
         }
         assert!(!acknowledged.lock().is_empty(), "nothing was written before the kill");
     }
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.kill();
 }

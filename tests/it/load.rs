@@ -3,14 +3,13 @@
 //! `LATENTD_LOAD_SECONDS=180 cargo test --release many_connections` runs it for minutes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::program::Program;
 use crate::support::{Server, crops, model_dir, problem};
 
 const CONNECTIONS: usize = 400;
@@ -42,10 +41,9 @@ async fn many_connections_get_200_or_503_and_memory_stays_bounded() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-/// The server in a process of its own, whose memory is its own; ended when dropped.
+/// The server in a process of its own, whose memory is its own.
 struct Process {
-    child: Child,
-    url: String,
+    program: Program,
     client: reqwest::Client,
     _data: tempfile::TempDir,
 }
@@ -53,41 +51,24 @@ struct Process {
 impl Process {
     fn start(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_latentd"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--model"])
-            .arg(model_dir())
-            .arg("--data-dir")
-            .arg(data.path())
-            .args(flags)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let line = lines.find(|line| line.contains("serving on http://")).expect("the server did not start");
-        let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        lines.find(|line| line.contains("golden check passed")).expect("the server was not ready");
-        // The log is read on, or a full pipe would stop the server.
-        std::thread::spawn(move || lines.for_each(drop));
+        let program = Program::serve(data.path(), |command| {
+            command.arg("--model").arg(model_dir()).args(flags);
+        });
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { child, url, client, _data: data }
+        Self { program, client, _data: data }
     }
 
     async fn post(&self, picture: Vec<u8>) -> reqwest::Response {
-        let request = self.client.post(format!("{}/embed", self.url)).header("content-type", "image/png");
+        let request =
+            self.client.post(format!("{}/embed", self.program.url)).header("content-type", "image/png");
         request.body(picture).send().await.unwrap()
     }
 
     fn resident_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.program.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
         line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

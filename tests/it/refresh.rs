@@ -1,9 +1,7 @@
 //! Changing the encoder of a running server: the bundled one and its int8 sibling.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +12,8 @@ use base64::prelude::BASE64_STANDARD;
 use latentd_model::Artefact;
 use serde_json::{Value, json};
 
-use crate::support::{Server, cosine, crops, model_dir, problem, root};
+use crate::support::program::Program;
+use crate::support::{Server, cosine, crops, model_dir, problem};
 
 const KEY: &str = "a-key-that-is-long-enough";
 
@@ -285,32 +284,12 @@ async fn originals_are_embedded_again_exactly() {
     server.stop().await;
 }
 
-/// The real binary on a data folder, without `--model`.
-fn spawn(data: &Path) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_latentd"))
-        .current_dir(root())
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(data)
-        .arg("--models-dir")
-        .arg(models().0)
-        .arg("--admin-key-file")
-        .arg(key_file())
-        .env_remove("LATENTD_MODEL")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains("serving on http://")).expect("it did not start");
-    let url = line.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    lines.find(|line| line.contains("ready")).expect("it was not ready");
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, url)
-}
-
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
+/// The program on a data folder, without `--model`.
+fn spawn(data: &Path) -> Program {
+    Program::serve(data, |command| {
+        command.arg("--models-dir").arg(models().0).arg("--admin-key-file").arg(key_file());
+        command.env_remove("LATENTD_MODEL");
+    })
 }
 
 async fn contracts(client: &reqwest::Client, url: &str) -> HashMap<String, usize> {
@@ -338,7 +317,8 @@ async fn a_killed_change_goes_on_and_the_changed_encoder_stays() {
     let _ = std::os::unix::fs::symlink(&float, &link);
     let data = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
-    let (child, url) = spawn(data.path());
+    let program = spawn(data.path());
+    let url = program.url.as_str();
     let pictures = pictures();
     let mut total = 0;
     for chunk in 0..12 {
@@ -348,7 +328,7 @@ async fn a_killed_change_goes_on_and_the_changed_encoder_stays() {
         let reply: Value = reply.json().await.unwrap();
         total += reply["indexed"].as_u64().unwrap() as usize;
     }
-    let old = contracts(&client, &url).await;
+    let old = contracts(&client, url).await;
     assert_eq!(old.values().sum::<usize>(), total);
     assert_eq!(old.len(), 1);
 
@@ -363,29 +343,31 @@ async fn a_killed_change_goes_on_and_the_changed_encoder_stays() {
         assert_ne!(progress["state"], "done", "too fast to be killed: {progress}");
         done = progress["done"].as_u64().unwrap();
     }
-    kill(child);
+    program.kill();
     activating.abort();
 
-    let (child, url) = spawn(data.path());
-    let progress = until_done(&client, &url).await;
+    let program = spawn(data.path());
+    let url = program.url.as_str();
+    let progress = until_done(&client, url).await;
     assert_eq!(progress["state"], "done", "{progress}");
     let again = progress["done"].as_u64().unwrap();
     assert!(again < total as u64, "what was embedded before the kill is not embedded again");
     println!("killed after {done} of {total} items, {again} were embedded after the restart");
-    let new = contracts(&client, &url).await;
+    let new = contracts(&client, url).await;
     assert_eq!(new.values().sum::<usize>(), total);
     assert!(new.len() == 1 && new.keys().next() != old.keys().next(), "{old:?} {new:?}");
-    kill(child);
+    program.kill();
 
-    let (child, url) = spawn(data.path());
+    let program = spawn(data.path());
+    let url = program.url.as_str();
     let listed: Value = client.get(format!("{url}/models")).send().await.unwrap().json().await.unwrap();
     assert_eq!(listed["active"].as_str(), Some(sibling), "the change lasts: {listed}");
     let (id, picture) = &pictures[3];
     let search = client.post(format!("{url}/search?k=1")).header("content-type", "image/png");
     let found: Value = search.body(picture.clone()).send().await.unwrap().json().await.unwrap();
     assert!(found["neighbours"][0]["id"].as_str().unwrap().ends_with(id.as_str()), "{found}");
-    let back = admin(&client, &url, "/models/rollback").await;
+    let back = admin(&client, url, "/models/rollback").await;
     assert_eq!(back.status(), 200);
-    assert_eq!(contracts(&client, &url).await, old);
-    kill(child);
+    assert_eq!(contracts(&client, url).await, old);
+    program.kill();
 }

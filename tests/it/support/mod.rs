@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod fake;
+pub mod program;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
