@@ -32,8 +32,12 @@ pub const TARGETS: [Target; 11] = [
     ("headers", headers),
 ];
 
-/// Pixels that a fuzzed picture may declare: few, so that many are tried in a second.
-const MAX_PIXELS: u64 = 1 << 20;
+/// Pixels that a fuzzed picture may declare: as few as still take every path (several blocks a side, every scale that a
+/// JPEG may be decoded at), so that many pictures are tried in a second.
+const MAX_PIXELS: u64 = 128 * 128;
+
+/// The side that it is brought to: less than an eighth of the largest picture's.
+const SIDE: u32 = 8;
 
 /// A picture file: decoded, and brought to an encoder's size.
 pub fn image(bytes: &[u8]) {
@@ -41,8 +45,8 @@ pub fn image(bytes: &[u8]) {
     if let Ok(pixels) = latentd_model::decode(bytes, &limits) {
         let (width, height) = (pixels.width() as usize, pixels.height() as usize);
         assert_eq!(pixels.as_bytes().len(), width * height * 3);
-        let squashed = Preprocess::squash(32, 32, latentd_model::Filter::Bilinear).apply(&pixels);
-        assert!(squashed.is_ok_and(|pixels| pixels.as_bytes().len() == 32 * 32 * 3));
+        let squashed = Preprocess::squash(SIDE, SIDE, latentd_model::Filter::Bilinear).apply(&pixels);
+        assert!(squashed.is_ok_and(|pixels| pixels.as_bytes().len() == (SIDE * SIDE * 3) as usize));
     }
 }
 
