@@ -75,7 +75,12 @@ impl Embedder {
         let waiting = if device.used == "cpu" { 0 } else { sessions.len() };
         let threads = config.decode_threads().max(sessions.len()) + waiting;
         let pool = Pool::start("picture", threads)?;
-        let health = Arc::new(Health::new(artefact.manifest().output.dim, &metrics));
+        let known = artefact.reference().unwrap_or_else(|error| {
+            // Its hash was right: whoever wrote it is at fault, and serving does not need it.
+            tracing::warn!(%error, "the artefact's reference cannot be read");
+            None
+        });
+        let health = Arc::new(Health::new(artefact.manifest().output.dim, known, &metrics));
         let (watch, counts) = (health.clone(), metrics.clone());
         let batcher = Batcher::new(sessions, config.max_batch(), admission.clone(), counts, watch);
         let limits = config.decode_limits();

@@ -1,17 +1,12 @@
 //! Health of the representation: what the last embeddings look like together, so that drift and collapse show.
 
 use latentd_model::Embedding;
+use latentd_model::reference::{self, Measured as Known};
 use latentd_model::spread::{Spread, spread};
 use metrics::Gauge;
 use parking_lot::Mutex;
 
 use crate::telemetry::Metrics;
-
-/// Most embeddings looked at.
-const WINDOW: usize = 512;
-
-/// Most memory for them, which long vectors reach first.
-const MAX_BYTES: usize = 8 << 20;
 
 /// Fewest embeddings that say anything.
 const FEWEST: usize = 16;
@@ -20,6 +15,10 @@ const FEWEST: usize = 16;
 pub struct Health {
     window: Mutex<Window>,
     dim: usize,
+    /// Embeddings looked at, at most.
+    rows: usize,
+    /// What embeddings of the pictures trained on look like, where the artefact tells.
+    known: Option<Known>,
     gauges: Gauges,
 }
 
@@ -28,11 +27,12 @@ struct Gauges {
     std: Gauge,
     effective_rank: Gauge,
     mean_norm: Gauge,
+    distance: Gauge,
 }
 
 #[derive(Default)]
 struct Window {
-    /// At most `Health::rows` vectors, one after the other.
+    /// At most [`Health::rows`] vectors, one after the other.
     numbers: Vec<f32>,
     /// Which of them the next one takes the place of.
     next: usize,
@@ -49,23 +49,28 @@ pub struct Measured {
     pub spread: Spread,
     /// The norm of their mean: near 1 where all are alike, near 0 where they point everywhere.
     pub mean_norm: f64,
+    /// Squared Fréchet distance from the artefact's reference, once the window is as large as that one's.
+    pub distance: Option<f64>,
 }
 
 impl Health {
-    /// An empty window for vectors of `dim` numbers.
+    /// An empty window for vectors of `dim` numbers, to be compared with what is `known` of the encoder.
     #[must_use]
-    pub fn new(dim: usize, metrics: &Metrics) -> Self {
+    pub fn new(dim: usize, known: Option<Known>, metrics: &Metrics) -> Self {
+        // A distance depends on the size of its window, so that of the reference is taken.
+        let rows = known.as_ref().map_or_else(|| reference::window(dim), |known| known.reference.window);
+        let expected = known.as_ref().map_or(f64::NAN, |known| known.reference.distance_mean);
+        metrics.gauge("latentd_embedding_distance_reference").set(expected);
         let gauges = Gauges {
             window: metrics.gauge("latentd_embedding_window"),
             std: metrics.gauge("latentd_embedding_std"),
             effective_rank: metrics.gauge("latentd_embedding_effective_rank"),
             mean_norm: metrics.gauge("latentd_embedding_mean_norm"),
+            distance: metrics.gauge("latentd_embedding_distance"),
         };
-        Self { window: Mutex::default(), dim, gauges }
-    }
-
-    fn rows(&self) -> usize {
-        (MAX_BYTES / (4 * self.dim.max(1))).clamp(FEWEST, WINDOW)
+        // No number until there is one.
+        gauges.distance.set(f64::NAN);
+        Self { window: Mutex::default(), dim, rows, known, gauges }
     }
 
     /// Takes an embedding in, in place of the oldest.
@@ -74,7 +79,6 @@ impl Health {
             return;
         }
         let mut window = self.window.lock();
-        let rows = self.rows();
         let Window { numbers, next, fresh } = &mut *window;
         let at = *next * self.dim;
         if at < numbers.len() {
@@ -82,7 +86,7 @@ impl Health {
         } else {
             numbers.extend_from_slice(embedding.as_slice());
         }
-        *next = (*next + 1) % rows;
+        *next = (*next + 1) % self.rows;
         *fresh = true;
     }
 
@@ -92,7 +96,7 @@ impl Health {
         let numbers = {
             let mut window = self.window.lock();
             let fresh = std::mem::take(&mut window.fresh);
-            if !fresh || window.numbers.len() < FEWEST * self.dim {
+            if !fresh || window.numbers.len() < FEWEST.min(self.rows) * self.dim {
                 return None;
             }
             window.numbers.clone()
@@ -108,7 +112,10 @@ impl Health {
         self.gauges.std.set(spread.std);
         self.gauges.effective_rank.set(spread.effective_rank);
         self.gauges.mean_norm.set(mean_norm);
-        Some(Measured { embeddings, spread, mean_norm })
+        let known = self.known.as_ref().filter(|_| embeddings == self.rows);
+        let distance = known.and_then(|known| known.distribution.distance(&numbers));
+        self.gauges.distance.set(distance.unwrap_or(f64::NAN));
+        Some(Measured { embeddings, spread, mean_norm, distance })
     }
 }
 
@@ -119,10 +126,12 @@ mod tests {
 
     use super::*;
 
+    const WINDOW: usize = 512;
+
     #[test]
     fn a_collapse_shows_once_it_fills_the_window() {
         let metrics = Metrics::new().unwrap();
-        let health = Health::new(32, &metrics);
+        let health = Health::new(32, None, &metrics);
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mut random = || {
             let bell = |rng: &mut ChaCha8Rng| (0..8).map(|_| rng.random::<f32>()).sum::<f32>() - 4.0;
@@ -136,7 +145,7 @@ mod tests {
         let spread = health.measure().unwrap();
         assert_eq!(spread.embeddings, WINDOW);
         assert!(spread.spread.std > 0.95 && spread.spread.effective_rank > 30.0, "{spread:?}");
-        assert!(spread.mean_norm < 0.1, "{spread:?}");
+        assert!(spread.mean_norm < 0.1 && spread.distance.is_none(), "{spread:?}");
         // Nothing came since.
         assert_eq!(health.measure(), None);
         let one = random();
@@ -147,11 +156,33 @@ mod tests {
         assert!(collapsed.spread.std < 1e-3 && collapsed.spread.effective_rank < 1.01, "{collapsed:?}");
         assert!(collapsed.mean_norm > 0.999, "{collapsed:?}");
         assert!(metrics.render().contains("latentd_embedding_window 512"), "{}", metrics.render());
+        assert!(metrics.render().contains("latentd_embedding_distance NaN"), "{}", metrics.render());
     }
 
     #[test]
-    fn memory_is_bounded_for_long_vectors() {
-        let health = Health::new(65_536, &Metrics::new().unwrap());
-        assert_eq!(health.rows(), 32);
+    fn drift_shows_beside_what_the_artefact_tells() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let mut embedding = |axis: usize| {
+            let mut numbers: Vec<f32> = (0..8).map(|_| rng.random::<f32>() - 0.5).collect();
+            numbers[axis] += 1.0;
+            Embedding::from_unnormalised(numbers).unwrap()
+        };
+        let trained: Vec<f32> = (0..1000).flat_map(|_| embedding(2).as_slice().to_vec()).collect();
+        let known = reference::of_embeddings(&trained, 8, "a test").unwrap();
+        let (window, expected) = (known.reference.window, known.reference.distance_mean);
+        assert_eq!(window, 100);
+        let metrics = Metrics::new().unwrap();
+        let health = Health::new(8, Some(known), &metrics);
+        let mut look = |axis: usize, count: usize| {
+            (0..count).for_each(|_| health.note(&embedding(axis)));
+            health.measure().unwrap().distance
+        };
+        assert_eq!(look(2, window - 1), None, "of fewer embeddings it would be larger");
+        let same = look(2, 1).unwrap() / expected;
+        assert!((0.5..2.0).contains(&same), "{same}");
+        let drifting = look(3, window / 4).unwrap() / expected;
+        let other = look(3, window).unwrap() / expected;
+        assert!(drifting > 3.0 && other > 2.0 * drifting, "{drifting} {other}");
+        assert!(metrics.render().contains(&format!("latentd_embedding_distance_reference {expected}")));
     }
 }

@@ -201,6 +201,16 @@ fn describe(recorder: &PrometheusRecorder) {
         "Directions they use (RankMe): from 1, collapsed, to the dimension",
     );
     gauge("latentd_embedding_mean_norm", "Norm of their mean: 1 all alike, 0 everywhere");
+    gauge(
+        "latentd_embedding_distance",
+        "Their squared Fréchet distance from those of the pictures trained on; no number where the artefact tells none",
+    );
+    gauge(
+        "latentd_embedding_distance_reference",
+        "That distance for as many pictures like those trained on: what chance gives",
+    );
+    counter("latentd_spans_exported_total", "Spans that the collector took");
+    counter("latentd_spans_dropped_total", "Spans lost: no room in the queue, or not taken by the collector");
     gauge("process_resident_memory_bytes", "Memory of the process");
     gauge("process_open_fds", "Open files and connections of the process");
     counter("latentd_images_total", "Pictures embedded by a run of the model");

@@ -1,5 +1,7 @@
 //! The artefact: a folder that holds one encoder, immutable once written.
 
+mod successor;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,9 +13,12 @@ use sha2::{Digest, Sha256};
 
 use crate::contract::Contract;
 use crate::digest::{sha256_file, sha256_hex};
+use crate::distribution::Distribution;
 use crate::golden::{Golden, GoldenError};
 use crate::manifest::{EvaluationFigure, MODEL_FILE, Manifest, OutputSpec, Training, check_name, full_name};
 use crate::preprocess::Preprocess;
+use crate::reference::{Measured, REFERENCE_FILE};
+pub use successor::next_version;
 
 /// An artefact whose files were checked against its manifest.
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub struct ArtefactDraft {
     pub training: Option<Training>,
     /// See [`Manifest::evaluation`].
     pub evaluation: Vec<EvaluationFigure>,
+    /// See [`Manifest::reference`].
+    pub reference: Option<Measured>,
 }
 
 /// Why a folder is no artefact, or could not be written as one.
@@ -142,6 +149,20 @@ impl Artefact {
         self.dir.join(MODEL_FILE)
     }
 
+    /// What the encoder's embeddings look like together on pictures like those it was trained on; `None` where nobody
+    /// measured it.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed.
+    pub fn reference(&self) -> Result<Option<Measured>, ArtefactError> {
+        let Some(reference) = self.manifest.reference.clone() else { return Ok(None) };
+        let path = self.dir.join(REFERENCE_FILE);
+        let bytes = read_bounded(&path, MAX_REFERENCE_BYTES)?;
+        let distribution = Distribution::parse(&bytes, self.manifest.output.dim)
+            .map_err(|error| ArtefactError::Manifest { path, reason: error.to_string() })?;
+        Ok(Some(Measured { reference, distribution }))
+    }
+
     /// The golden pictures.
     ///
     /// # Errors
@@ -239,6 +260,10 @@ pub fn write_artefact_with(
     for (name, bytes) in golden.files()? {
         contents.push((format!("{GOLDEN_FOLDER}/{name}"), bytes));
     }
+    if let Some(measured) = &draft.reference {
+        let bytes = measured.distribution.to_bytes().map_err(|error| refuse(error.to_string()))?;
+        contents.push((REFERENCE_FILE.to_owned(), bytes));
+    }
     for (name, bytes) in further {
         if name.contains('/') || *name == MANIFEST_FILE || contents.iter().any(|(taken, _)| taken == name) {
             return Err(refuse(format!("files: {name:?} cannot be added beside the graph")));
@@ -284,6 +309,7 @@ fn manifest_of(draft: &ArtefactDraft, contents: &[(String, Vec<u8>)]) -> Manifes
         files,
         training: draft.training.clone(),
         evaluation: draft.evaluation.clone(),
+        reference: draft.reference.as_ref().map(|measured| measured.reference.clone()),
     }
 }
 
@@ -341,6 +367,8 @@ const MANIFEST_FILE: &str = "manifest.json";
 const GOLDEN_FOLDER: &str = "golden";
 const REPORT_FILE: &str = "REPORT.html";
 const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+/// A little more than the longest vectors' takes.
+const MAX_REFERENCE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,13 @@ impl<'a> From<&'a Artefact> for Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
+    /// A graph that is not written yet, with vectors of `dim` numbers.
+    #[must_use]
+    pub fn graph(onnx: &'a [u8], preprocess: &'a Preprocess, dim: usize) -> Self {
+        let shape = GraphShape { height: preprocess.height, width: preprocess.width, dim };
+        Self { preprocess, shape, graph: Graph::Onnx(onnx) }
+    }
+
     /// A graph that is not written yet, of the preprocessing and shape of `artefact`.
     #[must_use]
     pub fn graph_like(onnx: &'a [u8], artefact: &'a Artefact) -> Self {

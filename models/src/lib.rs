@@ -8,6 +8,7 @@ pub mod compare;
 pub mod contract;
 pub mod decode;
 pub mod digest;
+pub mod distribution;
 pub mod eigen;
 pub mod embedding;
 pub mod encoder;
@@ -19,6 +20,7 @@ pub mod onnx;
 pub mod pixels;
 pub mod preprocess;
 pub mod quantise;
+pub mod reference;
 pub mod runtime;
 pub mod spread;
 #[cfg(test)]
@@ -30,10 +32,12 @@ pub use artefact::{
 pub use compare::{CompareError, Comparison, PictureChange, compare};
 pub use contract::Contract;
 pub use decode::{DecodeError, DecodeLimits, ImageBytes, ImageKind, decode, sniff};
+pub use distribution::{Distribution, DistributionError};
 pub use embedding::{Embedding, EmbeddingError};
 pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions};
 pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
 pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
 pub use pixels::{Pixels, PixelsError};
 pub use preprocess::{Filter, Preprocess, PreprocessError, ResizePolicy};
+pub use reference::{Reference, ReferenceError};
 pub use runtime::{RuntimeError, RuntimeInfo};

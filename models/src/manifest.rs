@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::Contract;
 use crate::preprocess::Preprocess;
+use crate::reference::{REFERENCE_FILE, Reference};
 
 /// `manifest.json` of an artefact. Unknown fields are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this format: [`Manifest::SCHEMA_VERSION`].
+    /// Version of this format: at most [`Manifest::SCHEMA_VERSION`].
     pub schema_version: u32,
     /// Name without the version, e.g. `byol-cifar10-r18w25`: lower-case letters, digits, `-`, `_`, `.`.
     pub name: String,
@@ -35,6 +36,9 @@ pub struct Manifest {
     /// What was measured on it.
     #[serde(default)]
     pub evaluation: Vec<EvaluationFigure>,
+    /// What its embeddings look like together, since schema version 2; absent where nobody measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
 }
 
 /// The vectors that the graph gives.
@@ -43,7 +47,7 @@ pub struct Manifest {
 pub struct OutputSpec {
     /// Length of an embedding.
     pub dim: usize,
-    /// Whether the graph normalises it to L2 norm 1. Always true for schema version 1.
+    /// Whether the graph normalises it to L2 norm 1. Always true so far.
     pub normalised: bool,
 }
 
@@ -64,6 +68,9 @@ pub struct Training {
     /// Cells a side that the last map is averaged in; 1 is the whole map.
     #[serde(default = "whole_map", skip_serializing_if = "is_whole_map")]
     pub grid: usize,
+    /// Whether the representation is whitened in the graph; absent before schema version 2, which did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whitened: Option<bool>,
     /// Parameters of the exported encoder.
     pub parameters: u64,
     /// The pictures it was trained on.
@@ -89,12 +96,16 @@ pub struct Training {
     pub seconds: f64,
 }
 
-fn whole_map() -> usize {
+/// The grid of a readout that says none: the whole map.
+#[must_use]
+pub fn whole_map() -> usize {
     1
 }
 
-fn is_whole_map(grid: &usize) -> bool {
-    *grid == 1
+/// Whether a grid is the whole map, which is not written.
+#[must_use]
+pub fn is_whole_map(grid: &usize) -> bool {
+    *grid == whole_map()
 }
 
 /// Which pictures, without the pictures.
@@ -126,8 +137,8 @@ pub struct EvaluationFigure {
 }
 
 impl Manifest {
-    /// The version of the format that this program writes and reads.
-    pub const SCHEMA_VERSION: u32 = 1;
+    /// The version of the format that this program writes; it reads those before, too.
+    pub const SCHEMA_VERSION: u32 = 2;
 
     /// `<name>-v<version>`, also the name of the folder.
     pub fn full_name(&self) -> String {
@@ -145,9 +156,9 @@ impl Manifest {
             schema_version: u32,
         }
         let Version { schema_version } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if schema_version != Self::SCHEMA_VERSION {
+        if schema_version == 0 || schema_version > Self::SCHEMA_VERSION {
             return Err(format!(
-                "schema_version is {schema_version}, but this program reads {}",
+                "schema_version is {schema_version}, but this program reads 1 to {}: a later one wrote it",
                 Self::SCHEMA_VERSION
             ));
         }
@@ -172,6 +183,16 @@ impl Manifest {
             let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
             if sha256.len() != 64 || !sha256.bytes().all(lower_hex) {
                 return Err(format!("files: {path}: {sha256:?} is no SHA-256 in lower-case hex"));
+            }
+        }
+        let whitened = self.training.as_ref().is_some_and(|training| training.whitened.is_some());
+        if self.schema_version < 2 && (whitened || self.reference.is_some()) {
+            return Err("reference and training.whitened are of schema_version 2".into());
+        }
+        if let Some(reference) = &self.reference {
+            reference.validate()?;
+            if !self.files.contains_key(REFERENCE_FILE) {
+                return Err(format!("there is a reference, but files does not list {REFERENCE_FILE}"));
             }
         }
         let finite = |figure: &EvaluationFigure| figure.value.is_finite();
@@ -267,8 +288,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_bounds() {
+        let reference = json!({
+            "pictures": 80, "held_out": 20, "window": 64, "distance_mean": 0.1, "distance_p95": 0.2, "command": "c"
+        });
         let cases: &[(&str, Value, &str)] = &[
-            ("/schema_version", json!(2), "schema_version"),
+            ("/schema_version", json!(0), "schema_version"),
+            ("/schema_version", json!(3), "a later one"),
+            ("/reference", reference.clone(), "schema_version 2"),
+            ("/training/whitened", json!(true), "schema_version 2"),
             ("/name", json!("../evil"), "name"),
             ("/name", json!("Upper"), "name"),
             ("/name", json!(""), "name"),
@@ -292,6 +319,28 @@ mod tests {
             let error = parse(&broken).unwrap_err();
             assert!(error.contains(expected), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn a_reference_comes_with_its_file_and_within_its_bounds() {
+        let mut good = manifest();
+        good["schema_version"] = json!(2);
+        good["training"]["whitened"] = json!(false);
+        good["files"][REFERENCE_FILE] = json!("b".repeat(64));
+        good["reference"] = json!({
+            "pictures": 80, "held_out": 20, "window": 64, "distance_mean": 0.1, "distance_p95": 0.2, "command": "c"
+        });
+        assert_eq!(parse(&good).unwrap().reference.unwrap().window, 64);
+        for (key, value) in
+            [("window", json!(1)), ("distance_mean", json!(0)), ("distance_p95", json!(9)), ("x", json!(1))]
+        {
+            let mut broken = good.clone();
+            broken["reference"][key] = value;
+            let error = parse(&broken).unwrap_err();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        good["files"].as_object_mut().unwrap().remove(REFERENCE_FILE);
+        assert!(parse(&good).unwrap_err().contains(REFERENCE_FILE));
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub fn write(
             figure("images_per_second", "this encoder, one thread", quantised.speed.int8),
             figure("images_per_second", "the float encoder, one thread", quantised.speed.float),
         ],
+        // The float encoder's would be near, but not of these vectors.
+        reference: None,
     };
     let report = page(comparison, SHOWN);
     let dir = write_artefact(models_dir, &draft, &quantised.onnx, &golden, &report)?;

@@ -32,18 +32,11 @@ pub fn effective_rank(gram: &mut [f64], side: usize) -> f64 {
     entropy.exp()
 }
 
-/// The spread of few vectors: all in one slice, each of `dim` numbers. `None` where there is none.
+/// The products of all pairs of vectors, or of all pairs of dimensions, whichever are fewer: the lower half of a
+/// `[side, side]` matrix, and its side. Both have the same eigenvalues but for zeros.
 #[must_use]
-pub fn spread(vectors: &[f32], dim: usize) -> Option<Spread> {
-    let rows = vectors.len().checked_div(dim).filter(|&rows| rows > 0)?;
-    let count = rows as f64;
-    let mut std = 0.0;
-    for column in 0..dim {
-        let values = || vectors[column..].iter().step_by(dim).map(|&value| f64::from(value));
-        let mean = values().sum::<f64>() / count;
-        std += (values().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
-    }
-    // The smaller of the two products is the cheaper.
+pub fn gram(vectors: &[f32], dim: usize) -> (Vec<f64>, usize) {
+    let rows = vectors.len().checked_div(dim).unwrap_or(0);
     let side = rows.min(dim);
     let mut gram = vec![0.0; side * side];
     if rows < dim {
@@ -60,6 +53,21 @@ pub fn spread(vectors: &[f32], dim: usize) -> Option<Spread> {
             }
         }
     }
+    (gram, side)
+}
+
+/// The spread of few vectors: all in one slice, each of `dim` numbers. `None` where there is none.
+#[must_use]
+pub fn spread(vectors: &[f32], dim: usize) -> Option<Spread> {
+    let rows = vectors.len().checked_div(dim).filter(|&rows| rows > 0)?;
+    let count = rows as f64;
+    let mut std = 0.0;
+    for column in 0..dim {
+        let values = || vectors[column..].iter().step_by(dim).map(|&value| f64::from(value));
+        let mean = values().sum::<f64>() / count;
+        std += (values().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
+    }
+    let (mut gram, side) = gram(vectors, dim);
     Some(Spread { std: std / (dim as f64).sqrt(), effective_rank: effective_rank(&mut gram, side) })
 }
 

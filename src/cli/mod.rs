@@ -11,6 +11,7 @@ mod key;
 mod model;
 mod openapi;
 mod quantize;
+mod reference;
 mod runtime;
 mod search;
 pub mod serve;

@@ -10,6 +10,7 @@ use latentd_model::{Artefact, Encoder, Golden, SessionOptions};
 use super::Settings;
 use super::compare::{self, CompareArgs};
 use super::quantize::{self, QuantizeArgs};
+use super::reference::{self, DriftArgs, ReferenceArgs};
 use crate::config::Config;
 use crate::locate;
 
@@ -33,6 +34,10 @@ enum ModelCommand {
     },
     /// Compare two encoders: how far the neighbours of the same pictures change
     Compare(CompareArgs),
+    /// Write an encoder's next version, which tells what its embeddings look like on the pictures it was trained on
+    Reference(ReferenceArgs),
+    /// Tell how far pictures are from those that an encoder was trained on
+    Drift(DriftArgs),
     /// Write an encoder's int8 sibling: smaller, faster on a CPU, calibrated on pictures
     Quantize(QuantizeArgs),
 }
@@ -46,6 +51,8 @@ pub fn run(args: ModelArgs) -> anyhow::Result<ExitCode> {
         ModelCommand::List(settings) => list(&settings.load()?),
         ModelCommand::Verify { dir, settings } => verify(dir.as_deref(), &settings.load()?),
         ModelCommand::Compare(args) => compare::run(args),
+        ModelCommand::Reference(args) => reference::reference(args),
+        ModelCommand::Drift(args) => reference::run_drift(args),
         ModelCommand::Quantize(args) => quantize::run(args),
     }
 }

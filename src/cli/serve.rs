@@ -155,11 +155,14 @@ pub async fn open_model_of(config: &Config, store: &dyn Store) -> anyhow::Result
     open_backends(config, runtime, artefact, precision)
 }
 
-/// The encoder that the store was changed to. It wins over `--model`, since the store's vectors are its own.
+/// The encoder that the store was changed to. It wins over `--model`, since the store's vectors are its own; unless that
+/// is a version of the same contract, which only tells more of the same encoder.
 fn activated(config: &Config, model: &ModelRecord) -> anyhow::Result<Artefact> {
-    let there = model.dir.join("manifest.json").is_file();
+    let same = |dir: &Path| locate::manifest(dir).is_ok_and(|manifest| manifest.contract == model.contract);
+    let asked = Some(config.model.clone()).filter(|dir| !dir.as_os_str().is_empty() && same(dir));
+    let there = Some(model.dir.clone()).filter(|dir| dir.join("manifest.json").is_file());
     let named = || locate::named(config, Path::new(&model.name));
-    let dir = if there { Some(model.dir.clone()) } else { named() };
+    let dir = asked.or(there).or_else(named);
     let dir = dir.with_context(|| {
         format!(
             "the store's vectors are those of {}, which was activated, but it is neither at {} nor in {}: put it back",

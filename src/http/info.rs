@@ -74,6 +74,10 @@ pub struct ModelInfo {
     /// What was measured on it.
     #[schema(value_type = Vec<Object>)]
     pub evaluation: Vec<latentd_model::EvaluationFigure>,
+    /// What its embeddings look like together on pictures like those it was trained on: how many were measured, and how
+    /// far a window of such pictures is from them (squared Fréchet distance); null where nobody measured it.
+    #[schema(value_type = Option<Object>)]
+    pub reference: Option<latentd_model::Reference>,
 }
 
 /// Threads, sessions and queues.
@@ -197,6 +201,7 @@ pub fn model_info(manifest: &Manifest) -> ModelInfo {
         licence: manifest.licence.clone(),
         description: manifest.description.clone(),
         evaluation: manifest.evaluation.clone(),
+        reference: manifest.reference.clone(),
     }
 }
 

@@ -141,6 +141,63 @@ async fn an_int8_sibling_is_written_only_when_neighbours_stay() {
     float.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_is_written_and_drift_is_told_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, alike, others) =
+        (dir.path().join("models"), dir.path().join("alike"), dir.path().join("others"));
+    // Stripes of every width and colour; the others lie across.
+    let write = |folder: &std::path::Path, across: bool, count: u32| {
+        std::fs::create_dir(folder).unwrap();
+        for n in 0..count {
+            let pixel = |x: u32, y: u32| {
+                let at = if across { y } else { x };
+                let on = (at + n % 7) / (1 + n % 5) % 2 == 0;
+                let byte = |k: u32| if on { (n * k % 251) as u8 } else { (n * k % 83) as u8 };
+                image::Rgb([byte(31), byte(57), byte(101)])
+            };
+            image::RgbImage::from_fn(32, 32, pixel).save(folder.join(format!("{n:04}.png"))).unwrap();
+        }
+    };
+    write(&alike, false, 700);
+    write(&others, true, 200);
+    let run = |words: &[&std::ffi::OsStr]| {
+        let run = latentd().arg("model").args(words).output().unwrap();
+        let text = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+        (run.status.success(), text)
+    };
+    let (model, images, to) = (crate::support::model_dir(), "--images".as_ref(), "--out".as_ref());
+    let (made, text) =
+        run(&["reference".as_ref(), model.as_ref(), images, others.as_ref(), to, out.as_ref()]);
+    assert!(!made && text.contains("at least 640 pictures"), "{text}");
+    let (made, text) = run(&["reference".as_ref(), model.as_ref(), images, alike.as_ref(), to, out.as_ref()]);
+    assert!(made && text.contains("560 pictures; 140 held out"), "{text}");
+    let folder = std::fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
+    let drift = |images_in: &std::path::Path| -> f64 {
+        let (told, text) = run(&["drift".as_ref(), folder.as_ref(), images, images_in.as_ref()]);
+        assert!(told, "{text}");
+        text.split(" times").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let (same, other) = (drift(&alike), drift(&others));
+    assert!((0.8..1.2).contains(&same) && other > 2.0, "{same} {other}");
+
+    let server = Server::with(|config| config.model = folder.clone()).await;
+    let info = server.get_json("/info").await;
+    assert_eq!(info["model"]["reference"]["window"], 70, "{info}");
+    let pictures =
+        std::fs::read_dir(&others).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    assert_eq!(server.post_form("/embed", pictures.take(100).collect()).await.status(), 200);
+    server.app.embedder().measure_health().await;
+    let text = server.client.get(server.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let ratio = value("latentd_embedding_distance") / value("latentd_embedding_distance_reference");
+    assert!(ratio > 2.0, "{ratio}");
+    server.stop().await;
+}
+
 /// Serves with much of a log, which is the caller's to read or not.
 fn talkative(data: &std::path::Path) -> (Program, Log) {
     Program::logging(data, |command| {

@@ -16,6 +16,7 @@ fn draft() -> ArtefactDraft {
         output: OutputSpec { dim: 2, normalised: true },
         training: None,
         evaluation: vec![],
+        reference: None,
     }
 }
 
@@ -139,4 +140,35 @@ fn further_files_are_listed_and_checked_and_leave_the_contract() {
     assert_eq!(artefact.contract(), Artefact::open(&plain).unwrap().contract());
     fs::write(dir.join("weights.safetensors"), b"other").unwrap();
     assert!(matches!(Artefact::open(&dir), Err(ArtefactError::Hash { .. })));
+}
+
+#[test]
+fn a_successor_is_the_same_encoder_and_knows_its_reference() {
+    let models = tempfile::tempdir().unwrap();
+    let further: [(&str, &[u8]); 1] = [("weights.safetensors", b"weights")];
+    let dir =
+        write_artefact_with(models.path(), &draft(), b"graph", &golden(), "<p>report</p>", &further).unwrap();
+    let first = Artefact::open(&dir).unwrap();
+    assert_eq!((first.manifest().reference.clone(), first.reference().unwrap()), (None, None));
+    // Points of a circle.
+    let embeddings: Vec<f32> = (0..1000).map(|i| i as f32).flat_map(|a| [a.cos(), a.sin()]).collect();
+    let measured = crate::reference::of_embeddings(&embeddings, 2, "a test").unwrap();
+    assert_eq!(next_version(models.path(), "byol-test").unwrap(), 2);
+    let dir = first.write_with_reference(models.path(), 2, measured.clone()).unwrap();
+    let second = Artefact::open(&dir).unwrap();
+    assert_eq!(second.reference().unwrap(), Some(measured.clone()));
+    assert_eq!((second.contract(), second.golden().unwrap()), (first.contract(), golden()));
+    let hashes = |artefact: &Artefact| {
+        let mut files = artefact.manifest().files.clone();
+        files.remove(crate::reference::REFERENCE_FILE);
+        files
+    };
+    assert_eq!(hashes(&second), hashes(&first));
+    // Measured again, the new figures take the place of the old.
+    let third = second.write_with_reference(models.path(), 3, measured).unwrap();
+    assert!(Artefact::open(&third).is_ok());
+    let file = dir.join(crate::reference::REFERENCE_FILE);
+    std::fs::write(&file, b"{}").unwrap();
+    assert!(matches!(Artefact::open(&dir), Err(ArtefactError::Hash { .. })));
+    assert!(matches!(second.reference(), Err(ArtefactError::Manifest { .. })));
 }

@@ -23,6 +23,7 @@ fn artefact(models: &Path, version: u32, side: u32) -> Artefact {
         output: OutputSpec { dim, normalised: true },
         training: None,
         evaluation: vec![],
+        reference: None,
     };
     let expected = Embedding::from_unnormalised(vec![1.0; dim]).unwrap();
     let golden = Golden { pictures: vec![GoldenPicture { name: "0.png".into(), bytes: vec![0], expected }] };

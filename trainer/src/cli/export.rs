@@ -112,6 +112,7 @@ impl Args {
             command: &command,
             pictures_root: &root,
             pictures: &pictures.pictures,
+            trained_on: &trained_on(&run.info.pictures_root),
         };
         let mut encoder = readout.encoder(&weights)?;
         let exported = export(&input, |pictures| Ok(encoder.embed(pictures)?))?;
@@ -123,6 +124,16 @@ impl Args {
             parity.pictures, parity.min_cosine, parity.mean_cosine
         );
         println!("golden check: {} pictures, cosine at least {:.6}", golden.cosines.len(), golden.worst);
+        match exported.reference {
+            Ok(reference) => println!(
+                "reference: {} pictures; {} held out are {:.4} from them in windows of {}",
+                reference.pictures, reference.held_out, reference.distance_mean, reference.window
+            ),
+            Err(error) => tracing::warn!(
+                "no reference, so a server of it cannot tell how far its pictures are from these: {error}; \
+                 `latentd model reference` adds one later"
+            ),
+        }
         println!("serve it with `latentd serve --model {}`", exported.dir.display());
         Ok(())
     }
@@ -138,6 +149,7 @@ impl Args {
             image_size: config.image_size,
             norm: config.norm.as_str().into(),
             grid: readout.encoder.grid,
+            whitened: Some(readout.whitening.is_some()),
             parameters: weights.parameters() as u64,
             data: DataFingerprint {
                 description: self.data.clone(),
@@ -154,6 +166,17 @@ impl Args {
             started: rfc3339(info.started),
             seconds: header.seconds,
         })
+    }
+}
+
+/// The pictures trained on, where they still are.
+fn trained_on(root: &Path) -> Vec<PathBuf> {
+    match scan(root) {
+        Ok(found) => found.pictures.iter().map(|picture| root.join(picture)).collect(),
+        Err(error) => {
+            tracing::warn!("the pictures trained on: {error}");
+            Vec::new()
+        }
     }
 }
 

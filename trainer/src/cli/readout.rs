@@ -36,9 +36,11 @@ impl ReadoutOptions {
     /// Those that an artefact was exported with.
     pub fn of(artefact: &Artefact) -> Self {
         let Some(shape) = trained_shape(artefact) else { return Self::default() };
-        let dims = artefact.manifest().output.dim;
-        let fewer = dims < shape.dim();
-        Self { grid: Some(shape.grid), dims: fewer.then_some(dims), ..Self::default() }
+        let manifest = artefact.manifest();
+        // What does not say is from before it was noted: nearly all were whitened.
+        let no_whiten = manifest.training.as_ref().and_then(|training| training.whitened) == Some(false);
+        let dims = Some(manifest.output.dim).filter(|&dims| !no_whiten && dims < shape.dim());
+        Self { grid: Some(shape.grid), dims, no_whiten, ..Self::default() }
     }
 
     /// The run's network with the grid.
@@ -73,5 +75,55 @@ impl ReadoutOptions {
             }
             fitted => Ok(Readout { whitening: Some(fitted.with_context(hint)?), ..plain }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use latentd_model::{
+        ArtefactDraft, Embedding, Golden, GoldenPicture, OutputSpec, Training, write_artefact,
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::export::eval_preprocess;
+
+    /// An artefact of a network of 64 channels, read out by a grid of 2 × 2.
+    fn artefact(models: &std::path::Path, dim: usize, whitened: Option<bool>) -> Artefact {
+        let training = json!({
+            "method": "byol", "arch": "resnet18", "width": 0.125, "image_size": 32, "norm": "batch_norm", "grid": 2,
+            "parameters": 1, "data": {"description": "d", "pictures": 2, "sha256": "s"}, "epochs": 1, "steps": 2,
+            "batch_size": 3, "seed": 4, "command": "c", "config": {}, "started": "2026-01-01T00:00:00Z", "seconds": 1.5
+        });
+        let training = Training { whitened, ..serde_json::from_value(training).unwrap() };
+        let expected = Embedding::from_unnormalised(vec![1.0; dim]).unwrap();
+        let picture = GoldenPicture { name: "0.png".into(), bytes: vec![0], expected };
+        let draft = ArtefactDraft {
+            name: "a".into(),
+            version: 1,
+            licence: "CC0-1.0".into(),
+            description: "A test.".into(),
+            preprocess: eval_preprocess(32),
+            output: OutputSpec { dim, normalised: true },
+            training: Some(training),
+            evaluation: Vec::new(),
+            reference: None,
+        };
+        let golden = Golden { pictures: vec![picture] };
+        Artefact::open(&write_artefact(models, &draft, b"graph", &golden, "").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_successor_is_read_out_as_the_artefact_was() {
+        let options = |dim, whitened| {
+            let models = tempfile::tempdir().unwrap();
+            let options = ReadoutOptions::of(&artefact(models.path(), dim, whitened));
+            (options.grid, options.dims, options.no_whiten)
+        };
+        assert_eq!(options(48, Some(true)), (Some(2), Some(48), false));
+        assert_eq!(options(256, Some(true)), (Some(2), None, false));
+        assert_eq!(options(256, Some(false)), (Some(2), None, true));
+        // From before it was noted.
+        assert_eq!(options(48, None), (Some(2), Some(48), false));
     }
 }

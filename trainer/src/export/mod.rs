@@ -16,11 +16,13 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use latentd_model::artefact::next_version;
 use latentd_model::encoder::GraphShape;
+use latentd_model::gallery::Subject;
 use latentd_model::{
     Artefact, ArtefactDraft, ArtefactError, Contract, Embedding, Encoder, EncoderError, EvaluationFigure,
-    Golden, GoldenError, GoldenPicture, GoldenReport, OutputSpec, Pixels, Preprocess, SessionOptions,
-    Training, write_artefact_with,
+    Golden, GoldenError, GoldenPicture, GoldenReport, OutputSpec, Pixels, Preprocess, Reference,
+    ReferenceError, SessionOptions, Training, write_artefact_with,
 };
 
 use crate::init::WEIGHTS_FILE;
@@ -70,6 +72,8 @@ pub struct Export<'a> {
     pub pictures_root: &'a Path,
     /// Files in it, relative and sorted. Golden pictures are copied into the artefact.
     pub pictures: &'a [PathBuf],
+    /// The pictures trained on, where they are at hand: what embeddings look like together is measured on them.
+    pub trained_on: &'a [PathBuf],
 }
 
 impl Export<'_> {
@@ -91,6 +95,8 @@ pub struct Exported {
     pub parity: Parity,
     /// The golden check of the artefact as written.
     pub golden: GoldenReport,
+    /// What its embeddings look like together, or why that could not be measured.
+    pub reference: Result<Reference, ReferenceError>,
     /// Size of the graph in bytes.
     pub onnx_bytes: usize,
 }
@@ -176,13 +182,19 @@ pub fn export(
     let parity = Parity::measure(&ours, &theirs)?.accept()?;
 
     let golden = golden(&samples, &mut encoder, &preprocess)?;
-    let mut draft = draft(input, &preprocess, &parity);
+    let subject = Subject::graph(&onnx, &preprocess, input.dim());
+    let measured = latentd_model::reference::measure(subject, input.trained_on, input.command, &|_| ());
+    let (reference, measured) = match measured {
+        Ok(measured) => (Ok(measured.reference.clone()), Some(measured)),
+        Err(error) => (Err(error), None),
+    };
+    let mut draft = ArtefactDraft { reference: measured, ..draft(input, &preprocess, &parity) };
     let dir = write(input, &mut draft, &onnx, &golden)?;
     let (contract, golden) = verify(&dir).inspect_err(|_| {
         // It is this call's own folder, and nobody should ever load it.
         let _ = std::fs::remove_dir_all(&dir);
     })?;
-    Ok(Exported { dir, contract, parity, golden, onnx_bytes: onnx.len() })
+    Ok(Exported { dir, contract, parity, golden, reference, onnx_bytes: onnx.len() })
 }
 
 /// Opens the artefact as a server does and runs its golden pictures through the whole path.
@@ -240,6 +252,7 @@ fn draft(input: &Export<'_>, preprocess: &Preprocess, parity: &Parity) -> Artefa
         output: OutputSpec { dim: input.dim(), normalised: true },
         training: input.training.clone(),
         evaluation,
+        reference: None,
     }
 }
 
@@ -267,16 +280,4 @@ fn write(
             outcome => return Ok(outcome?),
         }
     }
-}
-
-/// One more than the highest version of that name in the folder; 1 when there is none.
-fn next_version(models_dir: &Path, name: &str) -> std::io::Result<u32> {
-    let prefix = format!("{name}-v");
-    let mut next = 1;
-    for entry in std::fs::read_dir(models_dir)? {
-        let file_name = entry?.file_name();
-        let version = file_name.to_str().and_then(|n| n.strip_prefix(&prefix)).and_then(|v| v.parse().ok());
-        next = next.max(version.unwrap_or(0_u32).saturating_add(1));
-    }
-    Ok(next)
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use latentd_model::decode::{DecodeLimits, decode};
-use latentd_model::{Embedding, Pixels};
+use latentd_model::{Embedding, Pixels, ReferenceError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, SafeTensors};
@@ -209,6 +209,7 @@ fn parts<'a>(
         command: "latentd-trainer export",
         pictures_root: root,
         pictures,
+        trained_on: &[],
     }
 }
 
@@ -229,8 +230,16 @@ fn an_artefact_is_written_verified_and_never_overwritten() {
     assert_eq!(first.parity.pictures, 70);
     assert_eq!(first.golden.cosines.len(), 8);
     assert_eq!(verify(&first.dir).unwrap().0, first.contract);
+    assert!(matches!(first.reference, Err(ReferenceError::TooFew(0))));
 
+    // The same pictures often enough.
+    let trained_on: Vec<_> = names.iter().map(|name| root.path().join(name)).cycle().take(700).collect();
+    input.trained_on = &trained_on;
     let second = export(&input, trained).unwrap();
+    let reference = second.reference.unwrap();
+    assert_eq!((reference.pictures, reference.held_out, reference.window), (560, 140, 70));
+    let written = latentd_model::Artefact::open(&second.dir).unwrap().reference().unwrap().unwrap();
+    assert_eq!(written.reference, reference);
     assert_eq!(second.dir, models.join("test-r18-v2"));
     assert_eq!(second.contract, first.contract, "the same graph and pixels");
 

@@ -127,16 +127,11 @@ pub struct EncoderConfig {
     pub recompute: bool,
     /// Cells a side that the last map is averaged in: 1, the whole map, is the network's; more keep where in the picture
     /// something was. Training takes 1; the readout of a trained encoder may take more.
-    #[serde(default = "whole_map", skip_serializing_if = "is_whole_map")]
+    #[serde(
+        default = "latentd_model::manifest::whole_map",
+        skip_serializing_if = "latentd_model::manifest::is_whole_map"
+    )]
     pub grid: usize,
-}
-
-fn whole_map() -> usize {
-    1
-}
-
-fn is_whole_map(grid: &usize) -> bool {
-    *grid == 1
 }
 
 /// One residual block: its name in the weights and its channels.

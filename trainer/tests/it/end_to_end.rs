@@ -107,7 +107,8 @@ fn a_readout_by_a_grid_is_evaluated_and_exported_alike() {
     succeed(command.args(readout));
     let artefact = models.join("grid-v1");
     let manifest = Artefact::open(&artefact).unwrap().manifest().clone();
-    assert_eq!((manifest.output.dim, manifest.training.unwrap().grid), (24, 2));
+    let training = manifest.training.unwrap();
+    assert_eq!((manifest.output.dim, training.grid, training.whitened), (24, 2, Some(true)));
     assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1"));
     let served = knn(&artefact, &[]);
     assert!((trained.0 - served.0).abs() < 0.02 && trained.1 == served.1, "{trained:?} {served:?}");

@@ -82,8 +82,9 @@ fn a_better_encoder_becomes_the_next_version_and_another_one_changes_nothing() {
     let artefact = Artefact::open(&place.path("models/stripes-v2")).unwrap();
     let manifest = artefact.manifest();
     assert_eq!((manifest.licence.as_str(), manifest.version), ("CC0-1.0", 2));
-    let grid = manifest.training.as_ref().unwrap().grid;
-    assert_eq!((manifest.output.dim, grid), (48, 2), "read out as the version before");
+    let training = manifest.training.as_ref().unwrap();
+    let readout = (manifest.output.dim, training.grid, training.whitened);
+    assert_eq!(readout, (48, 2, Some(true)), "read out as the version before");
     assert!(manifest.evaluation.iter().any(|f| f.metric == "knn_top1" && f.subject == "stripes-v1"));
 
     // The same pictures again: nothing is trained.
