@@ -22,8 +22,12 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::tls::{Tls, TlsError};
+use crate::trace::{TargetError, Tracer};
 use crate::tuning::Tuned;
 use crate::watch;
+
+/// Longest wait at the end for the spans that were not sent yet.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// What handlers get.
 pub type AppState = Arc<App>;
@@ -54,6 +58,8 @@ pub struct App {
     pub tls: Option<Tls>,
     /// Gets pictures that clients name by address, where that is on.
     pub fetcher: Option<Fetcher>,
+    /// Sends what requests did to a collector, where one is named.
+    pub tracer: Option<Tracer>,
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
@@ -85,13 +91,16 @@ pub enum AppError {
     /// The certificate cannot be had.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// The collector's address is none.
+    #[error("otlp_endpoint: {0}")]
+    Collector(#[from] TargetError),
 }
 
 impl App {
     /// Puts the parts together. It takes requests only after [`App::check`].
     ///
     /// # Errors
-    /// When threads cannot be started.
+    /// When threads cannot be started, or what a setting names cannot be used. Call within a runtime.
     pub fn new(
         config: Config,
         artefact: Artefact,
@@ -109,6 +118,7 @@ impl App {
         let keys = Keys::open(&config.api_keys_file, &config.admin_key_file)?;
         let encrypted = !config.tls_cert.as_os_str().is_empty();
         let tls = if encrypted { Some(Tls::open(&config.tls_cert, &config.tls_key)?) } else { None };
+        let tracer = Tracer::start(&config, &metrics)?;
         let fetcher = config.url_inputs.then(|| Fetcher::new(&config, admission.clone()));
         Ok(Arc::new(Self {
             config,
@@ -123,6 +133,7 @@ impl App {
             keys,
             tls,
             fetcher,
+            tracer,
             refresh: Refresh::default(),
             writes: Arc::default(),
             embedder: RwLock::new(embedder),
@@ -222,6 +233,9 @@ impl App {
         }
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "closing the store failed");
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.flush(FLUSH).await;
         }
     }
 }

@@ -166,7 +166,7 @@ impl Batcher {
                 Ok(embedding) => {
                     self.metrics.images.increment(1);
                     self.health.note(&embedding);
-                    let timing = Timing { inference, batch: size, ..timing };
+                    let timing = Timing { wait: reply.wait, inference, batch: size, ..timing };
                     Ok(Embedded { embedding, timing, content: reply.content })
                 }
                 Err(error) => Err(EmbedError::Inference(error.0)),

@@ -203,6 +203,16 @@ settings! {
     request_timeout_ms: u64 = 60_000, "LATENTD_REQUEST_TIMEOUT_MS";
     /// Milliseconds a shutdown waits for requests in flight [default: 30000]
     shutdown_timeout_ms: u64 = 30_000, "LATENTD_SHUTDOWN_TIMEOUT_MS";
+    /// Address of an OpenTelemetry collector to send traces to by OTLP over HTTP, e.g. http://127.0.0.1:4318
+    /// [default: no traces]
+    otlp_endpoint: String = String::new(), "LATENTD_OTLP_ENDPOINT";
+    /// Share of the requests that are traced, 0 to 1; a request that comes with a trace is traced as its caller wants
+    /// it [default: 1]
+    otlp_sample_ratio: f64 = 1.0, "LATENTD_OTLP_SAMPLE_RATIO";
+    /// Spans that wait to be sent, at most; more are lost, and counted in /metrics [default: 16384]
+    otlp_queue_spans: usize = 16_384, "LATENTD_OTLP_QUEUE_SPANS";
+    /// Name of the service in traces [default: latentd]
+    otlp_service_name: String = "latentd".to_owned(), "LATENTD_OTLP_SERVICE_NAME";
     /// What to log, in the syntax of RUST_LOG [default: info]
     log: String = "info".to_owned(), "LATENTD_LOG";
     /// Log lines as JSON objects [default: false]
@@ -245,6 +255,7 @@ impl Config {
             ("url_timeout_ms", self.url_timeout_ms),
             ("url_max_bytes", self.url_max_bytes as u64),
             ("url_concurrency", self.url_concurrency as u64),
+            ("otlp_queue_spans", self.otlp_queue_spans as u64),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -260,6 +271,9 @@ impl Config {
         if let Some(bad) = origins.iter().find(|&origin| !is_origin(origin) && origins != &[ANY_ORIGIN]) {
             let reason = "must be as a browser sends it: https://shop.example, with a port that is not the scheme's own; or * alone";
             return Err(range("cors_origins", bad, reason));
+        }
+        if !(0.0..=1.0).contains(&self.otlp_sample_ratio) {
+            return Err(range("otlp_sample_ratio", self.otlp_sample_ratio, "must be from 0 to 1"));
         }
         if self.tls_cert.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
             let reason = "tls_cert and tls_key go together";

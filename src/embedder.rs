@@ -5,6 +5,7 @@
 
 mod flight;
 mod outcome;
+mod spans;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::health::Health;
 use crate::pool::Pool;
 use crate::store::ContentHash;
 use crate::telemetry::Metrics;
+use crate::trace;
 
 /// Gets a decoded picture in its own size, on the decode pool, before it is brought to the encoder's.
 pub type Seen = Box<dyn FnOnce(&Pixels) + Send>;
@@ -137,7 +139,7 @@ impl Embedder {
     async fn embed_one(&self, image: ImageBytes, cached: bool) -> Outcome {
         let permit = self.0.admission.admit(1, 0)?;
         let place = Place::new(&self.0);
-        self.submit(place.flow, image, None, permit, None, cached).await
+        self.submit(place.flow, (0, image, None), permit, None, cached).await
     }
 
     /// Embeds pictures, each with its own outcome, in order. `body` is held until the last file was decoded.
@@ -163,9 +165,10 @@ impl Embedder {
     ) -> Result<Vec<Outcome>, Overloaded> {
         let permits: Result<Vec<_>, _> = images.iter().map(|_| self.0.admission.admit(1, 0)).collect();
         let place = Place::new(&self.0);
-        let submit =
-            |((image, seen), permit)| self.submit(place.flow, image, seen, permit, body.clone(), true);
-        let pending: Vec<_> = images.into_iter().zip(permits?).map(submit).collect();
+        let submit = |(index, ((image, seen), permit))| {
+            self.submit(place.flow, (index, image, seen), permit, body.clone(), true)
+        };
+        let pending: Vec<_> = images.into_iter().zip(permits?).enumerate().map(submit).collect();
         drop(body);
         Ok(futures::future::join_all(pending).await)
     }
@@ -234,19 +237,21 @@ impl Embedder {
         self.0.batcher.close();
     }
 
+    /// Hands in a picture, the one at `index` of its request.
     fn submit(
         &self,
         flow: Flow,
-        image: ImageBytes,
-        seen: Option<Seen>,
+        (index, image, seen): (usize, ImageBytes, Option<Seen>),
         permit: Permit,
         body: Option<Arc<Permit>>,
         cached: bool,
     ) -> Pending {
         let (sender, answer) = oneshot::channel();
         let reply = Reply::new(sender, permit);
-        self.0.spawn(Task { flow, image, seen, body, cached, reply, since: Instant::now() });
-        Pending { answer, metrics: self.0.metrics.clone() }
+        let since = Instant::now();
+        self.0.spawn(Task { flow, image, seen, body, cached, reply, since });
+        let traced = trace::current().map(|record| (record, index, since));
+        Pending { answer, metrics: self.0.metrics.clone(), traced }
     }
 
     /// The hash by which the cache knows a picture file; `None` where there is no cache.
@@ -283,6 +288,8 @@ impl Drop for Place<'_> {
 struct Pending {
     answer: oneshot::Receiver<Outcome>,
     metrics: Arc<Metrics>,
+    /// Where its spans go, as which picture's, and when it was handed in.
+    traced: Option<(Arc<trace::Record>, usize, Instant)>,
 }
 
 impl Future for Pending {
@@ -297,6 +304,9 @@ impl Future for Pending {
             let outcome = answer.unwrap_or(Err(EmbedError::Internal));
             if let Err(error) = &outcome {
                 self.metrics.image_error(error.code());
+            }
+            if let Some((record, index, since)) = &self.traced {
+                spans::note(record, *index, *since, &outcome);
             }
             outcome
         })
@@ -314,7 +324,8 @@ impl Inner {
             self.metrics.abandoned.increment(1);
             return;
         }
-        self.metrics.wait_seconds.record(task.since.elapsed().as_secs_f64());
+        task.reply.wait = task.since.elapsed();
+        self.metrics.wait_seconds.record(task.reply.wait.as_secs_f64());
         if let (Some(cache), true) = (&self.cache, task.cached) {
             let content = ContentHash::of(task.image.as_slice());
             let key = CacheKey { content, contract: self.artefact.contract() };
@@ -338,7 +349,8 @@ impl Inner {
         drop((image, body));
         self.admission.finished(1);
         let content = reply.content;
-        let embedded = Embedded { embedding, timing: Timing::default(), content };
+        let timing = Timing { wait: reply.wait, ..Timing::default() };
+        let embedded = Embedded { embedding, timing, content };
         reply.send(shown.unwrap_or(Ok(())).map(|()| embedded));
     }
 

@@ -12,6 +12,7 @@ use crate::store::{
     CollectionName, ContentHash, ItemId, Metadata, NewItem, Store, StoreError, Thumbnail, Upserted,
 };
 use crate::thumbnail;
+use crate::trace;
 
 /// What an item is made from.
 #[derive(Debug, Clone)]
@@ -86,7 +87,7 @@ pub async fn index(
         }
     }
     if !items.is_empty() {
-        let written = store.upsert(collection, items).await?;
+        let written = trace::part("store upsert", store.upsert(collection, items)).await?;
         for (place, outcome) in places.into_iter().zip(written) {
             results[place] = Some(outcome.map_err(IndexError::from));
         }

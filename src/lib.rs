@@ -32,5 +32,6 @@ pub mod store;
 pub mod telemetry;
 pub mod thumbnail;
 pub mod tls;
+pub mod trace;
 pub mod tuning;
 pub mod watch;

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use latentd_model::ImageBytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{EmbedError, Embedded, Inner, Seen};
+use super::{EmbedError, Embedded, Inner, Seen, Timing};
 use crate::admission::Permit;
 use crate::cache::CacheKey;
 use crate::fair::Flow;
@@ -35,6 +35,8 @@ pub struct Reply {
     sender: oneshot::Sender<Outcome>,
     permit: Permit,
     flight: Option<Flight>,
+    /// What it waited for a thread.
+    pub wait: Duration,
     /// The file's hash, where it is known.
     pub content: Option<ContentHash>,
 }
@@ -43,7 +45,7 @@ impl Reply {
     /// An answer that goes to `sender`.
     #[must_use]
     pub fn new(sender: oneshot::Sender<Outcome>, permit: Permit) -> Self {
-        Self { sender, permit, flight: None, content: None }
+        Self { sender, permit, flight: None, wait: Duration::ZERO, content: None }
     }
 
     /// Whether nobody waits for it: the client has hung up, or its deadline has passed.
@@ -117,8 +119,12 @@ impl Flight {
         }
         let waiting = inner.flights.end(&self.key);
         inner.admission.finished(waiting.len());
+        let shared = |embedded: &Embedded| Embedded {
+            timing: Timing { shared: true, ..embedded.timing },
+            ..embedded.clone()
+        };
         for task in waiting {
-            task.reply.send(outcome.clone());
+            task.reply.send(outcome.as_ref().map(shared).map_err(Clone::clone));
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::store::ContentHash;
 /// What the phases of one picture took.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timing {
+    /// The wait for a thread.
+    pub wait: Duration,
     /// Decode and resize.
     pub decode: Duration,
     /// The wait for a session.
@@ -18,6 +20,8 @@ pub struct Timing {
     pub inference: Duration,
     /// Pictures in that run; 0 where the vector was in the cache.
     pub batch: usize,
+    /// Whether all of these are an equal picture's, which was there first.
+    pub shared: bool,
 }
 
 /// An embedding and what it took.

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::admission::{Admission, Overloaded, Permit};
 use crate::config::Config;
 use crate::net::{self, Connection, Roots};
+use crate::trace;
 use target::{Rules, Target};
 
 /// Addresses of one host that are tried, at most.
@@ -148,8 +149,29 @@ impl Fetcher {
         Err(FetchError::Redirects(self.max_redirects))
     }
 
+    /// One answer of a host, a call of its own in the request's trace.
     async fn get(&self, target: &Target) -> Result<(Response<Incoming>, Connection), FetchError> {
-        let request = request(target).ok_or(FetchError::Invalid("it has no host"))?;
+        let mut call = trace::Call::begin("GET");
+        call.say("http.request.method", "GET");
+        call.say("server.address", target.url.host_str().unwrap_or_default().to_owned());
+        call.say("server.port", usize::from(target.port));
+        let answered = self.ask(target, &call).await;
+        match &answered {
+            Ok((response, _)) => {
+                call.say("http.response.status_code", usize::from(response.status().as_u16()));
+            }
+            Err(error) => call.failed(error.code()),
+        }
+        answered
+    }
+
+    async fn ask(
+        &self,
+        target: &Target,
+        call: &trace::Call,
+    ) -> Result<(Response<Incoming>, Connection), FetchError> {
+        let mut request = request(target).ok_or(FetchError::Invalid("it has no host"))?;
+        call.pass_on(request.headers_mut());
         let name = target.url.host_str().unwrap_or_default();
         let tls = if target.url.scheme() == "https" { Some(name) } else { None };
         let (addresses, mut last) = (self.resolve(target).await?, FetchError::Unresolvable);

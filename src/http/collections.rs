@@ -12,6 +12,7 @@ use super::extract::{Path, Ready};
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::store::{CollectionInfo, CollectionName, StoreError};
+use crate::trace;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -86,7 +87,11 @@ async fn list_collections(
     State(app): State<AppState>,
     _: Ready,
 ) -> Result<axum::Json<CollectionsReply>, Problem> {
-    let collections = app.store.collections().await?.into_iter().map(CollectionView::from).collect();
+    let collections = trace::part("store collections", app.store.collections())
+        .await?
+        .into_iter()
+        .map(CollectionView::from)
+        .collect();
     Ok(axum::Json(CollectionsReply { collections }))
 }
 
@@ -108,7 +113,7 @@ async fn delete_collection(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let name = CollectionName::new(&name)?;
-    if app.store.drop_collection(name.clone()).await? {
+    if trace::part("store drop collection", app.store.drop_collection(name.clone())).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(StoreError::UnknownCollection(name).into())

@@ -209,10 +209,12 @@ fn binary_reply(embedder: &Embedder, format: Format, results: &[Result<Embedded,
 fn slowest(results: &[Result<Embedded, ItemError>]) -> Timing {
     let timings = results.iter().filter_map(|outcome| outcome.as_ref().ok()).map(|embedded| embedded.timing);
     timings.fold(Timing::default(), |a, b| Timing {
+        wait: a.wait.max(b.wait),
         decode: a.decode.max(b.decode),
         queue: a.queue.max(b.queue),
         inference: a.inference.max(b.inference),
         batch: a.batch.max(b.batch),
+        shared: a.shared || b.shared,
     })
 }
 

@@ -14,6 +14,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::AppState;
+use crate::trace;
 
 /// `axum::extract::Query` whose rejection is a problem of code `invalid_query`.
 #[derive(Debug, Clone, FromRequestParts)]
@@ -156,7 +157,9 @@ pub fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, P
 /// 413, 408, 503 when the server is full, or 400 when the client breaks off.
 pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Problem> {
     let permit = app.admission.admit(0, 0)?;
-    match tokio::time::timeout(app.config.body_timeout(), collect(body, permit, app)).await {
+    let read =
+        trace::part("body", tokio::time::timeout(app.config.body_timeout(), collect(body, permit, app)));
+    match read.await {
         Ok(outcome) => outcome,
         Err(_) => {
             let detail = format!("the body did not arrive within {} ms", app.config.body_timeout_ms);

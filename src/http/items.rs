@@ -20,6 +20,7 @@ use super::stored::{self, Include, ItemView, unknown_item};
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry, Source};
 use crate::store::{CollectionName, ItemId, Metadata};
+use crate::trace;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -184,7 +185,7 @@ async fn get_item(
 ) -> Result<axum::Json<ItemView>, Problem> {
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
     let with_vector = stored::include(&query.include)?.contains(&Include::Vector);
-    let found = app.store.get(collection.clone(), id.clone()).await?;
+    let found = trace::part("store get", app.store.get(collection.clone(), id.clone())).await?;
     let item = found.ok_or_else(|| unknown_item(&collection, &id))?;
     Ok(axum::Json(ItemView::new(item, with_vector)))
 }
@@ -208,7 +209,7 @@ async fn delete_item(
     Query(query): Query<CollectionQuery>,
 ) -> Result<StatusCode, Problem> {
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
-    let there = app.store.delete(collection.clone(), vec![id.clone()]).await?;
+    let there = trace::part("store delete", app.store.delete(collection.clone(), vec![id.clone()])).await?;
     if there == [true] { Ok(StatusCode::NO_CONTENT) } else { Err(unknown_item(&collection, &id)) }
 }
 
@@ -263,7 +264,9 @@ async fn list_items(
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
     let with_vector = stored::include(&query.include)?.contains(&Include::Vector);
-    let found = app.store.list(collection.clone(), after, query.limit, with_vector).await?;
+    let found =
+        trace::part("store list", app.store.list(collection.clone(), after, query.limit, with_vector))
+            .await?;
     let next = found.last().filter(|_| found.len() == query.limit).map(|item| item.id.to_string());
     let items = found.into_iter().map(|item| ItemView::new(item, with_vector)).collect();
     Ok(axum::Json(ListReply { collection: collection.to_string(), items, next }))
@@ -290,7 +293,7 @@ async fn get_image(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
-    let found = app.store.thumbnail(collection.clone(), id.clone()).await?;
+    let found = trace::part("store thumbnail", app.store.thumbnail(collection.clone(), id.clone())).await?;
     let Some(thumbnail) = found else { return Err(no_image(&app, collection, id).await) };
     let tag = format!("\"{:08x}\"", crc32fast::hash(&thumbnail.0));
     let mut response = if etag::is_known(&headers, &tag) {
@@ -305,7 +308,7 @@ async fn get_image(
 }
 
 async fn no_image(app: &App, collection: CollectionName, id: ItemId) -> Problem {
-    match app.store.get(collection.clone(), id.clone()).await {
+    match trace::part("store get", app.store.get(collection.clone(), id.clone())).await {
         Err(error) => error.into(),
         Ok(None) => unknown_item(&collection, &id),
         Ok(Some(_)) => {

@@ -26,6 +26,7 @@ pub mod refresh;
 pub mod router;
 pub mod search;
 pub mod serve;
+pub mod span;
 pub mod stored;
 pub mod target;
 pub mod ui;

@@ -1,4 +1,5 @@
-//! Observation: every request gets an id, a time limit, a log line, its metrics, and problems for its errors.
+//! Observation: every request gets an id, a time limit, a log line, its metrics, a span where one is wanted, and problems
+//! for its errors.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,9 @@ use tracing::Instrument;
 use super::auth::Who;
 use super::deadline::Deadline;
 use super::problem::Problem;
+use super::span::{Answered, RequestSpan};
 use crate::app::AppState;
+use crate::trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -37,11 +40,14 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     let who = Who::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(who.clone());
-    let span = tracing::info_span!("request", id);
+    let logged = tracing::info_span!("request", id);
+    let span = RequestSpan::begin(&app, &request);
     let response = match Deadline::of(request.headers(), app.config.request_timeout()) {
         Ok(deadline) => {
             // Dropped at its deadline, the handler's future takes its pictures out of the queues.
-            let answered = tokio::time::timeout(deadline.limit, next.run(request).instrument(span)).await;
+            let work =
+                trace::within(span.as_ref().map(RequestSpan::record), next.run(request).instrument(logged));
+            let answered = tokio::time::timeout(deadline.limit, work).await;
             answered.unwrap_or_else(|_| deadline.passed(app.admission.retry_after()).into_response())
         }
         Err(problem) => problem.into_response(),
@@ -51,7 +57,17 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     // Unknown paths share one label, or a scanner would fill the memory with series.
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     app.metrics.request(route, method_label(&method), status, took);
-    log(&app, &response, &Line { method: &method, path: &path, route, id: &id, key: who.name(), took });
+    let trace_id = span.as_ref().map(RequestSpan::trace_id);
+    let trace = trace_id.as_deref();
+    log(
+        &app,
+        &response,
+        &Line { method: &method, path: &path, route, id: &id, key: who.name(), trace, took },
+    );
+    if let Some(span) = span {
+        let (route, key) = (matched.as_ref().map(MatchedPath::as_str), who.name());
+        span.end(&app, &response, &Answered { method: &method, path: &path, route, id: &id, key, took });
+    }
     response
 }
 
@@ -63,11 +79,13 @@ struct Line<'a> {
     id: &'a str,
     /// The name of the key.
     key: Option<&'a str>,
+    /// The id of the trace, where there is one.
+    trace: Option<&'a str>,
     took: Duration,
 }
 
 fn log(app: &AppState, response: &Response, line: &Line<'_>) {
-    let &Line { method, path, route, id, key, took } = line;
+    let &Line { method, path, route, id, key, trace, took } = line;
     let (status, ms) = (response.status().as_u16(), took.as_micros() as f64 / 1e3);
     let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
     let busy = matches!(
@@ -81,11 +99,11 @@ fn log(app: &AppState, response: &Response, line: &Line<'_>) {
     }
     let path: String = path.chars().take(200).collect();
     if matches!(route, "/livez" | "/readyz" | "/metrics") {
-        tracing::debug!(%method, path, status, ms, id, key, "request");
+        tracing::debug!(%method, path, status, ms, id, key, trace_id = trace, "request");
     } else if response.status().is_server_error() {
-        tracing::warn!(%method, path, status, ms, id, key, code, "request");
+        tracing::warn!(%method, path, status, ms, id, key, code, trace_id = trace, "request");
     } else {
-        tracing::info!(%method, path, status, ms, id, key, code, "request");
+        tracing::info!(%method, path, status, ms, id, key, code, trace_id = trace, "request");
     }
 }
 
@@ -145,7 +163,7 @@ fn new_id() -> String {
 }
 
 /// The method's name where it is one of HTTP's own, so that labels stay few.
-fn method_label(method: &Method) -> &'static str {
+pub fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",

@@ -18,6 +18,7 @@ use super::target::{self, Target, resolve};
 use crate::app::{App, AppState};
 use crate::store::diversify::{candidates, diversify};
 use crate::store::{self, Filter, InvalidValue, Neighbour, StoreError};
+use crate::trace;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -214,7 +215,7 @@ async fn search(
         let (vector, contract) = resolve(&app, &collection, target.clone(), permit.clone()).await?;
         let (filter, exclude) = (filter.clone(), exclude.clone());
         let query = store::Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };
-        match app.store.search(collection.clone(), query).await {
+        match trace::part("store search", app.store.search(collection.clone(), query)).await {
             Err(StoreError::ContractMismatch { .. })
                 if std::mem::take(&mut again) && changed(&app, serving).await => {}
             found => break (contract, found?),

@@ -12,6 +12,7 @@ use super::stored::{self, unknown_item};
 use crate::admission::Permit;
 use crate::app::App;
 use crate::store::{CollectionName, ItemId, examples};
+use crate::trace;
 
 /// Examples of one kind of one search, at most.
 const MOST: usize = 64;
@@ -207,7 +208,7 @@ async fn vector(
     match example {
         Example::Vector(vector, contract) | Example::Picture((vector, contract)) => Ok((vector, contract)),
         Example::Item(id) => {
-            let item = app.store.get(collection.clone(), id.clone()).await?;
+            let item = trace::part("store get", app.store.get(collection.clone(), id.clone())).await?;
             let item = item.ok_or_else(|| unknown_item(collection, &id))?;
             let vector = item.vector.ok_or_else(Problem::internal)?;
             Ok((vector, item.contract))

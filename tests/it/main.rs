@@ -30,6 +30,7 @@ mod server;
 mod similar;
 mod store;
 mod tls;
+mod traces;
 mod upkeep;
 mod upload;
 mod url_inputs;
