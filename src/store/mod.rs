@@ -15,6 +15,7 @@ pub mod index;
 pub mod migrate;
 pub mod milvus;
 pub mod names;
+mod queue;
 pub mod refresh;
 pub mod types;
 

@@ -13,7 +13,8 @@ use super::EmbeddedStore;
 use super::files::database_error;
 use super::registry::Collection;
 use super::rows;
-use super::writer::{Reply, Work, Writer};
+use super::writer::{Alone, Writer};
+use crate::store::queue::Reply;
 use crate::store::refresh::{
     Generations, KeptPicture, Place, Refreshed, Remaining, Setting, Stale, Switched,
 };
@@ -236,7 +237,7 @@ fn stale(
 
 impl EmbeddedStore {
     async fn step(&self, bytes: usize, step: Step) -> Result<StepDone, StoreError> {
-        self.write(bytes, |reply| Work::Step { step, reply }).await
+        self.queue.alone(bytes, |reply| Alone::Step(step, reply)).await
     }
 
     /// How many neighbours two generations share, over evenly spaced items of a collection.

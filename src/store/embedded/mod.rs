@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 pub use self::files::Durability;
 use self::files::{DataDir, database_error};
@@ -33,11 +33,12 @@ use self::rows::Checked;
 use self::snapshots::Snapshots;
 use self::tender::Tender;
 use self::vectors::VectorReaders;
-use self::writer::{Job, Work, Writer};
+use self::writer::{Alone, Writer};
 use super::index::{IndexOptions, Level, MeasuredRecall, Vectors};
+use super::queue::{Limits, Queue};
 use super::{
-    Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE, Neighbour,
-    NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
+    Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, NewItem, Query,
+    Store, StoreError, StoreStats, Thumbnail, Upserted,
 };
 
 /// How the embedded engine is opened.
@@ -92,8 +93,7 @@ pub struct EmbeddedStore {
     readers: Readers,
     pool: rayon::ThreadPool,
     searches: Semaphore,
-    write_kib: Arc<Semaphore>,
-    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    queue: Queue<Alone>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -136,7 +136,9 @@ impl EmbeddedStore {
             .thread_name(|number| format!("store-search-{number}"))
             .build()
             .map_err(|_| StoreError::Internal("the search threads could not be started"))?;
-        let (sender, receiver) = mpsc::channel(options.max_writes.max(1));
+        let limits =
+            Limits { writes: options.max_writes, kib: options.max_write_kib, wait: options.write_wait };
+        let (queue, groups) = Queue::new(limits);
         let tender = Tender::start(Arc::clone(&registry), options.search_threads, snapshots)?;
         let registry_of_writer = Arc::clone(&registry);
         let state = Writer {
@@ -151,48 +153,22 @@ impl EmbeddedStore {
         };
         let writer = std::thread::Builder::new()
             .name("store-write".to_owned())
-            .spawn(move || state.run(receiver))
+            .spawn(move || state.run(groups))
             .map_err(|_| StoreError::Internal("the writer thread could not be started"))?;
         let items: u64 = registry.infos().iter().map(|info| info.items).sum();
         let ms = started.elapsed().as_millis() as u64;
         tracing::info!(path = %path.display(), items, ms, scan = scan_name(options.index), "store opened");
         Ok(Self {
             searches: Semaphore::new(options.max_searches),
-            write_kib: Arc::new(Semaphore::new(options.max_write_kib.max(1))),
             options,
             path,
             registry,
             seq,
             readers,
             pool,
-            queue: Mutex::new(Some(sender)),
+            queue,
             writer: Mutex::new(Some(writer)),
         })
-    }
-
-    fn sender(&self) -> Result<mpsc::Sender<Job>, StoreError> {
-        self.queue.lock().clone().ok_or(StoreError::Closed)
-    }
-
-    /// Queues a write of `bytes` and waits for its answer.
-    async fn write<T>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
-    ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let sender = self.sender()?;
-        let kib = (bytes / 1024 + 1).min(self.options.max_write_kib).min(u32::MAX as usize) as u32;
-        let queue = async {
-            let permit = Arc::clone(&self.write_kib).acquire_many_owned(kib).await.ok();
-            sender.send(Job { work: work(reply), permit }).await.map_err(|_| StoreError::Closed)
-        };
-        match tokio::time::timeout(self.options.write_wait, queue).await {
-            Ok(queued) => queued?,
-            Err(_) => return Err(StoreError::Busy { what: "writes" }),
-        }
-        drop(sender);
-        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Runs a read of a collection; gives `absent` for the default collection before its first item.
@@ -202,7 +178,7 @@ impl EmbeddedStore {
         absent: T,
         read: impl FnOnce(&rusqlite::Connection, &Collection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.sender()?;
+        self.queue.is_open()?;
         let Some(collection) = self.registry.expect(name)? else { return Ok(absent) };
         self.readers.run(move |connection| read(connection, &collection)).await
     }
@@ -220,7 +196,7 @@ impl EmbeddedStore {
     }
 
     async fn find_nearest(&self, name: CollectionName, query: Query) -> Result<Vec<Neighbour>, StoreError> {
-        self.sender()?;
+        self.queue.is_open()?;
         if query.k == 0 || query.k > Query::MAX_K {
             return Err(InvalidValue::K(query.k).into());
         }
@@ -257,12 +233,12 @@ impl EmbeddedStore {
         k: usize,
         queries: usize,
     ) -> Result<Option<MeasuredRecall>, StoreError> {
-        self.sender()?;
+        self.queue.is_open()?;
         let Some(collection) = self.registry.expect(name)? else { return Ok(None) };
         // The tender makes up its mind within its first round.
         while collection.index.pending() {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            self.sender()?;
+            self.queue.is_open()?;
         }
         let (sender, receiver) = oneshot::channel();
         self.pool.spawn(move || {
@@ -303,25 +279,11 @@ impl Store for EmbeddedStore {
         collection: CollectionName,
         items: Vec<NewItem>,
     ) -> Answer<'_, Vec<Result<Upserted, StoreError>>> {
-        async move {
-            if items.len() > MAX_BULK {
-                return Err(InvalidValue::Bulk(items.len()).into());
-            }
-            let bytes = items.iter().map(size_of_item).sum();
-            self.write(bytes, |reply| Work::Upsert { collection, items, reply }).await
-        }
-        .boxed()
+        self.queue.upsert(collection, items, size_of_item).boxed()
     }
 
     fn delete(&self, collection: CollectionName, ids: Vec<ItemId>) -> Answer<'_, Vec<bool>> {
-        async move {
-            if ids.len() > MAX_BULK {
-                return Err(InvalidValue::Bulk(ids.len()).into());
-            }
-            let bytes = ids.iter().map(|id| id.as_str().len() + 64).sum();
-            self.write(bytes, |reply| Work::Delete { collection, ids, reply }).await
-        }
-        .boxed()
+        self.queue.delete(collection, ids).boxed()
     }
 
     fn get(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Item>> {
@@ -369,16 +331,16 @@ impl Store for EmbeddedStore {
     }
 
     fn collections(&self) -> Answer<'_, Vec<CollectionInfo>> {
-        async { self.sender().map(|_| self.registry.infos()) }.boxed()
+        async { self.queue.is_open().map(|()| self.registry.infos()) }.boxed()
     }
 
     fn drop_collection(&self, collection: CollectionName) -> Answer<'_, bool> {
-        async move { self.write(0, |reply| Work::Drop { collection, reply }).await }.boxed()
+        self.queue.drop_collection(collection).boxed()
     }
 
     fn stats(&self) -> Answer<'_, StoreStats> {
         async {
-            let sender = self.sender()?;
+            let queued_writes = self.queue.waiting()?;
             Ok(StoreStats {
                 engine: "embedded",
                 collections: self.registry.infos(),
@@ -386,32 +348,24 @@ impl Store for EmbeddedStore {
                 disk_bytes: self.disk_bytes(),
                 index_bytes: self.registry.bytes() as u64,
                 scan: scan_name(self.options.index),
-                queued_writes: sender.max_capacity() - sender.capacity(),
+                queued_writes,
             })
         }
         .boxed()
     }
 
     fn health(&self) -> Answer<'_, ()> {
-        async { if self.sender()?.is_closed() { Err(StoreError::Closed) } else { Ok(()) } }.boxed()
+        async { self.queue.has_worker() }.boxed()
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        async {
-            let Some(sender) = self.queue.lock().take() else { return Ok(()) };
-            let readers = self.readers.stop();
-            let (reply, answer) = oneshot::channel();
-            let job = Job { work: Work::Close { readers, reply }, permit: None };
-            sender.send(job).await.map_err(|_| StoreError::Closed)?;
-            answer.await.map_err(|_| StoreError::Closed)?
-        }
-        .boxed()
+        async { self.queue.close(|reply| Alone::Close(self.readers.stop(), reply)).await }.boxed()
     }
 }
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
-        self.queue.lock().take();
+        self.queue.end();
         for reader in self.readers.stop() {
             // A reader that panicked has ended too.
             let _ = reader.join();

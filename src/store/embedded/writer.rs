@@ -11,56 +11,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::files::{DataDir, database_error};
 use super::generations::{Step, StepDone};
 use super::registry::{Collection, IndexMaker, Registry};
 use super::rows;
 use super::tender::{Tender, Wake};
+use crate::store::queue::{Group, Groups, Reply, UpsertResults, Write};
 use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
 
-pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What an upsert tells of each item.
-pub type UpsertResults = Vec<Result<Upserted, StoreError>>;
-
-/// A write that was asked for.
-pub enum Work {
-    Upsert {
-        collection: CollectionName,
-        items: Vec<NewItem>,
-        reply: Reply<UpsertResults>,
-    },
-    Delete {
-        collection: CollectionName,
-        ids: Vec<ItemId>,
-        reply: Reply<Vec<bool>>,
-    },
-    Drop {
-        collection: CollectionName,
-        reply: Reply<bool>,
-    },
-    /// A write of a refresh, in a transaction of its own.
-    Step {
-        step: Step,
-        reply: Reply<StepDone>,
-    },
+/// What has a transaction of its own, or none.
+pub enum Alone {
+    /// A write of a refresh.
+    Step(Step, Reply<StepDone>),
     /// Ends the thread once the readers' threads have ended.
-    Close {
-        readers: Vec<JoinHandle<()>>,
-        reply: Reply<()>,
-    },
+    Close(Vec<JoinHandle<()>>, Reply<()>),
 }
-
-/// A write in the queue, with its share of the queue's bytes.
-pub struct Job {
-    pub work: Work,
-    pub permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Most items of one transaction, beyond which no further job is added.
-const MAX_ITEMS: usize = 4096;
 
 /// What is answered after the commit.
 enum Answer {
@@ -109,30 +75,16 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Works until the queue is closed or a [`Work::Close`] comes.
-    pub fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    /// Works until the queue is closed or an [`Alone::Close`] comes.
+    pub fn run(mut self, mut queue: Groups<Alone>) {
         let mut closing = None;
         while closing.is_none() {
-            let Some(first) = queue.blocking_recv() else { break };
-            let (mut jobs, mut items, mut next) = (Vec::new(), 0, Some(first));
-            let mut last = None;
-            while let Some(job) = next {
-                items += match &job.work {
-                    Work::Upsert { items, .. } => items.len(),
-                    Work::Delete { ids, .. } => ids.len(),
-                    Work::Drop { .. } => 1,
-                    Work::Step { .. } | Work::Close { .. } => MAX_ITEMS,
-                };
-                match job.work {
-                    Work::Close { readers, reply } => closing = Some((readers, reply)),
-                    Work::Step { step, reply } => last = Some((step, reply, job.permit)),
-                    work => jobs.push(Job { work, permit: job.permit }),
-                }
-                next = if items < MAX_ITEMS { queue.try_recv().ok() } else { None };
-            }
-            self.commit(jobs);
-            if let Some((step, reply, _permit)) = last {
-                self.step(step, reply);
+            let Some(Group { writes, alone, permits: _held }) = queue.blocking_next() else { break };
+            self.commit(writes);
+            match alone {
+                Some(Alone::Step(step, reply)) => self.step(step, reply),
+                Some(Alone::Close(readers, reply)) => closing = Some((readers, reply)),
+                None => {}
             }
         }
         let (readers, reply) = closing.unzip();
@@ -159,12 +111,12 @@ impl Writer {
         drop(self.data);
     }
 
-    fn commit(&mut self, jobs: Vec<Job>) {
-        if jobs.is_empty() {
+    fn commit(&mut self, writes: Vec<Write>) {
+        if writes.is_empty() {
             return;
         }
         let seq = self.seq.load(Ordering::Relaxed);
-        let (mut answers, mut permits) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        let mut answers = Vec::with_capacity(writes.len());
         let result = (|| -> Result<(Vec<Change>, u64), rusqlite::Error> {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut batch = Batch {
@@ -176,10 +128,7 @@ impl Writer {
                 seq,
                 failure: None,
             };
-            for Job { work, permit } in jobs {
-                permits.extend(permit);
-                answers.extend(batch.work(work));
-            }
+            answers.extend(writes.into_iter().map(|write| batch.write(write)));
             let Batch { changes, seq, failure, .. } = batch;
             if let Some(failure) = failure {
                 return Err(failure);
@@ -197,7 +146,7 @@ impl Writer {
             }
             Err(error) => {
                 let error = database_error(error, &self.path);
-                tracing::error!(%error, jobs = answers.len(), "a write failed and was undone");
+                tracing::error!(%error, writes = answers.len(), "a write failed and was undone");
                 answers.into_iter().for_each(|answer| answer.fail(error.clone()));
             }
         }
@@ -222,26 +171,25 @@ struct Batch<'a> {
     staged: HashMap<CollectionName, Option<Arc<Collection>>>,
     changes: Vec<Change>,
     seq: u64,
-    /// Why the transaction cannot be committed. Later jobs are not tried; all fail.
+    /// Why the transaction cannot be committed. Later writes are not tried; all fail.
     failure: Option<rusqlite::Error>,
 }
 
 impl Batch<'_> {
-    fn work(&mut self, work: Work) -> Option<Answer> {
-        match work {
-            Work::Upsert { collection, items, reply } => {
+    fn write(&mut self, write: Write) -> Answer {
+        match write {
+            Write::Upsert { collection, items, reply } => {
                 let answer = self.attempt(|batch| batch.upsert(&collection, items));
-                Some(Answer::Upsert(reply, Ok(answer.unwrap_or_default())))
+                Answer::Upsert(reply, Ok(answer.unwrap_or_default()))
             }
-            Work::Delete { collection, ids, reply } => {
+            Write::Delete { collection, ids, reply } => {
                 let answer = self.attempt(|batch| batch.delete(&collection, ids));
-                Some(Answer::Delete(reply, answer.unwrap_or(Err(StoreError::Closed))))
+                Answer::Delete(reply, answer.unwrap_or(Err(StoreError::Closed)))
             }
-            Work::Drop { collection, reply } => {
+            Write::Drop { collection, reply } => {
                 let answer = self.attempt(|batch| batch.drop_collection(collection));
-                Some(Answer::Drop(reply, answer.unwrap_or_default()))
+                Answer::Drop(reply, answer.unwrap_or_default())
             }
-            Work::Step { .. } | Work::Close { .. } => None,
         }
     }
 

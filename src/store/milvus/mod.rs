@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::Semaphore;
 
 pub use self::address::{Address, AddressError, Consistency, IndexKind};
 use self::client::{CallError, Client};
@@ -34,10 +34,11 @@ use self::pictures::{Kind, Pictures};
 use self::recent::Recent;
 use self::registry::{Handle, Registry};
 use self::rows::Columns;
-use self::writer::{Job, Work, Writer};
+use self::writer::{Close, Writer};
+use super::queue::{Limits, Queue};
 use super::{
-    Answer, CollectionInfo, CollectionName, IndexInfo, InvalidValue, Item, ItemId, MAX_BULK, MAX_PAGE,
-    Neighbour, NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
+    Answer, CollectionInfo, CollectionName, IndexInfo, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour,
+    NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
 };
 
 /// The oldest Milvus that has all that is used: upserts, JSON fields and membership in their lists, counts.
@@ -84,8 +85,7 @@ pub struct MilvusStore {
     engine: Arc<Engine>,
     version: String,
     searches: Semaphore,
-    write_kib: Arc<Semaphore>,
-    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    queue: Queue<Close>,
     options: MilvusOptions,
 }
 
@@ -108,53 +108,23 @@ impl MilvusStore {
         });
         engine.registry.tidy().await?;
         let collections = engine.registry.all().await?.len();
-        let (sender, receiver) = mpsc::channel(options.max_writes.max(1));
-        tokio::spawn(Writer(Arc::clone(&engine)).run(receiver));
+        let limits =
+            Limits { writes: options.max_writes, kib: options.max_write_kib, wait: options.write_wait };
+        let (queue, groups) = Queue::new(limits);
+        tokio::spawn(Writer(Arc::clone(&engine)).run(groups));
         tracing::info!(address = %options.address, version, collections, "store opened");
-        Ok(Self {
-            engine,
-            version,
-            searches: Semaphore::new(options.max_searches),
-            write_kib: Arc::new(Semaphore::new(options.max_write_kib.max(1))),
-            queue: Mutex::new(Some(sender)),
-            options,
-        })
-    }
-
-    fn sender(&self) -> Result<mpsc::Sender<Job>, StoreError> {
-        self.queue.lock().clone().ok_or(StoreError::Closed)
+        Ok(Self { engine, version, searches: Semaphore::new(options.max_searches), queue, options })
     }
 
     /// Fails once the store was closed.
     fn is_open(&self) -> Result<(), StoreError> {
-        self.sender().map(drop)
+        self.queue.is_open()
     }
 
     /// An answer of the engine that it cannot have given in earnest.
     fn broken(&self, what: &str) -> StoreError {
         let reason = format!("it answered with {what}");
         StoreError::Engine { address: self.options.address.to_string(), reason }
-    }
-
-    /// Queues a write of `bytes` and waits for its answer.
-    async fn write<T>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
-    ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let sender = self.sender()?;
-        let kib = (bytes / 1024 + 1).min(self.options.max_write_kib).min(u32::MAX as usize) as u32;
-        let queue = async {
-            let permit = Arc::clone(&self.write_kib).acquire_many_owned(kib).await.ok();
-            sender.send(Job { work: work(reply), permit }).await.map_err(|_| StoreError::Closed)
-        };
-        match tokio::time::timeout(self.options.write_wait, queue).await {
-            Ok(queued) => queued?,
-            Err(_) => return Err(StoreError::Busy { what: "writes" }),
-        }
-        drop(sender);
-        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// The fields of items that an expression names, at most `limit`, by id.
@@ -317,26 +287,12 @@ impl Store for MilvusStore {
         collection: CollectionName,
         items: Vec<NewItem>,
     ) -> Answer<'_, Vec<Result<Upserted, StoreError>>> {
-        async move {
-            if items.len() > MAX_BULK {
-                return Err(InvalidValue::Bulk(items.len()).into());
-            }
-            let pictures = |item: &NewItem| item.picture.as_ref().map_or(0, bytes::Bytes::len);
-            let bytes = items.iter().map(|item| rows::size(item) + pictures(item)).sum();
-            self.write(bytes, |reply| Work::Upsert { collection, items, reply }).await
-        }
-        .boxed()
+        let size = |item: &NewItem| rows::size(item) + item.picture.as_ref().map_or(0, bytes::Bytes::len);
+        self.queue.upsert(collection, items, size).boxed()
     }
 
     fn delete(&self, collection: CollectionName, ids: Vec<ItemId>) -> Answer<'_, Vec<bool>> {
-        async move {
-            if ids.len() > MAX_BULK {
-                return Err(InvalidValue::Bulk(ids.len()).into());
-            }
-            let bytes = ids.iter().map(|id| id.as_str().len() + 64).sum();
-            self.write(bytes, |reply| Work::Delete { collection, ids, reply }).await
-        }
-        .boxed()
+        self.queue.delete(collection, ids).boxed()
     }
 
     fn get(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Item>> {
@@ -376,12 +332,12 @@ impl Store for MilvusStore {
     }
 
     fn drop_collection(&self, collection: CollectionName) -> Answer<'_, bool> {
-        async move { self.write(0, |reply| Work::Drop { collection, reply }).await }.boxed()
+        self.queue.drop_collection(collection).boxed()
     }
 
     fn stats(&self) -> Answer<'_, StoreStats> {
         async {
-            let sender = self.sender()?;
+            let queued_writes = self.queue.waiting()?;
             let index = match self.options.address.index {
                 IndexKind::Hnsw => "hnsw M=16",
                 IndexKind::Flat => "flat",
@@ -393,7 +349,7 @@ impl Store for MilvusStore {
                 disk_bytes: 0,
                 index_bytes: 0,
                 scan: format!("{index}, milvus {}", self.version),
-                queued_writes: sender.max_capacity() - sender.capacity(),
+                queued_writes,
             })
         }
         .boxed()
@@ -409,13 +365,6 @@ impl Store for MilvusStore {
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        async {
-            let Some(sender) = self.queue.lock().take() else { return Ok(()) };
-            let (reply, answer) = oneshot::channel();
-            let job = Job { work: Work::Close { reply }, permit: None };
-            sender.send(job).await.map_err(|_| StoreError::Closed)?;
-            answer.await.map_err(|_| StoreError::Closed)?
-        }
-        .boxed()
+        self.queue.close(Close).boxed()
     }
 }

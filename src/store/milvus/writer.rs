@@ -7,51 +7,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-
 use super::engine::{Engine, Fault, IDS};
 use super::pictures::Brought;
 use super::proto;
 use super::recent::Known;
 use super::registry::Handle;
 use super::rows::{self, Kept, Stamped};
+use crate::store::queue::{Group, Groups, Reply, UpsertResults, Write};
 use crate::store::{CollectionName, ItemId, NewItem, StoreError, Timestamp, Upserted};
 
-pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+/// Ends the task, and is answered then.
+pub struct Close(pub Reply<()>);
 
-/// What an upsert tells of each item.
-pub type UpsertResults = Vec<Result<Upserted, StoreError>>;
-
-/// A write that was asked for.
-pub enum Work {
-    Upsert {
-        collection: CollectionName,
-        items: Vec<NewItem>,
-        reply: Reply<UpsertResults>,
-    },
-    Delete {
-        collection: CollectionName,
-        ids: Vec<ItemId>,
-        reply: Reply<Vec<bool>>,
-    },
-    Drop {
-        collection: CollectionName,
-        reply: Reply<bool>,
-    },
-    /// Ends the task.
-    Close {
-        reply: Reply<()>,
-    },
-}
-
-/// A write in the queue, with its share of the queue's bytes.
-pub struct Job {
-    pub work: Work,
-    pub permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Items of writes that stand together, beyond which no further write is added.
-const MAX_ITEMS: usize = 4096;
 /// Rows and bytes of one call.
 const ROWS: usize = 1000;
 const BYTES: usize = 8 << 20;
@@ -63,44 +30,38 @@ enum Run {
     Drop(CollectionName, Reply<bool>),
 }
 
+/// Upserts that follow each other into one collection become one.
+fn runs(writes: Vec<Write>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for write in writes {
+        match write {
+            Write::Upsert { collection, items, reply } => match runs.last_mut() {
+                Some(Run::Upsert(last, jobs)) if *last == collection => jobs.push((items, reply)),
+                _ => runs.push(Run::Upsert(collection, vec![(items, reply)])),
+            },
+            Write::Delete { collection, ids, reply } => runs.push(Run::Delete(collection, ids, reply)),
+            Write::Drop { collection, reply } => runs.push(Run::Drop(collection, reply)),
+        }
+    }
+    runs
+}
+
 /// The task's state.
 pub struct Writer(pub Arc<Engine>);
 
 impl Writer {
-    /// Works until the queue is closed or a [`Work::Close`] comes.
-    pub async fn run(self, mut queue: mpsc::Receiver<Job>) {
+    /// Works until the queue is closed or a [`Close`] comes.
+    pub async fn run(self, mut queue: Groups<Close>) {
         let mut closing = None;
         while closing.is_none() {
-            let Some(first) = queue.recv().await else { break };
-            let (mut runs, mut permits, mut items) = (Vec::new(), Vec::new(), 0);
-            let mut next = Some(first);
-            while let Some(Job { work, permit }) = next.take() {
-                permits.extend(permit);
-                match work {
-                    Work::Close { reply } => closing = Some(reply),
-                    Work::Upsert { collection, items: more, reply } => {
-                        items += more.len();
-                        match runs.last_mut() {
-                            Some(Run::Upsert(last, jobs)) if *last == collection => jobs.push((more, reply)),
-                            _ => runs.push(Run::Upsert(collection, vec![(more, reply)])),
-                        }
-                    }
-                    Work::Delete { collection, ids, reply } => {
-                        items += ids.len();
-                        runs.push(Run::Delete(collection, ids, reply));
-                    }
-                    Work::Drop { collection, reply } => runs.push(Run::Drop(collection, reply)),
-                }
-                if closing.is_none() && items < MAX_ITEMS {
-                    next = queue.try_recv().ok();
-                }
-            }
-            for run in runs {
+            let Some(Group { writes, alone, permits: _held }) = queue.next().await else { break };
+            for run in runs(writes) {
                 self.carry_out(run).await;
             }
+            closing = alone;
         }
         queue.close();
-        if let Some(reply) = closing {
+        if let Some(Close(reply)) = closing {
             // Nobody may be waiting any more.
             let _: Result<(), _> = reply.send(Ok(()));
         }
