@@ -182,7 +182,12 @@ impl App {
     /// The problem to answer with.
     pub fn ready(&self) -> Result<(), Problem> {
         match self.lifecycle.phase() {
-            Phase::Ready => Ok(()),
+            Phase::Ready => match self.refresh.missing() {
+                Some(detail) => {
+                    Err(Problem::unavailable("encoder_missing", detail).retry_after(Duration::from_secs(5)))
+                }
+                None => Ok(()),
+            },
             Phase::Starting => {
                 let detail = "the golden check has not passed yet";
                 Err(Problem::unavailable("not_ready", detail).retry_after(Duration::from_secs(1)))

@@ -5,10 +5,11 @@
 //! made up for, and store and embedder change together. A refresh that a crash or a shutdown broke off goes on at
 //! the next start.
 
+mod follow;
 mod progress;
+mod record;
 mod worker;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,7 @@ use crate::store::StoreError;
 use crate::store::refresh::Remaining;
 use crate::telemetry::Metrics;
 pub use progress::{Progress, RefreshState};
+pub use record::{MissingEncoder, ModelRecord};
 
 /// The encoder whose vectors the collections hold, once one was activated.
 const ACTIVE: &str = "active_model";
@@ -33,30 +35,6 @@ const ACTIVE: &str = "active_model";
 const PREVIOUS: &str = "previous_model";
 /// The order that is being carried out.
 const ORDER: &str = "activation";
-
-/// An encoder as the store remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// `<name>-v<N>`.
-    pub name: String,
-    /// Its folder.
-    pub dir: PathBuf,
-    /// Its contract.
-    pub contract: Contract,
-}
-
-impl ModelRecord {
-    /// Of an artefact.
-    #[must_use]
-    pub fn of(artefact: &Artefact) -> Self {
-        let dir = artefact.dir();
-        Self {
-            name: artefact.manifest().full_name(),
-            dir: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
-            contract: artefact.contract(),
-        }
-    }
-}
 
 /// What to change to, and on what terms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,6 +105,12 @@ pub enum RefreshError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The encoder is missing here.
+    #[error(transparent)]
+    Missing(#[from] MissingEncoder),
+    /// Another process had the lead.
+    #[error("it ended without a change; the latentd that led it says why")]
+    Elsewhere,
     /// Work was lost.
     #[error("a task of the refresh panicked")]
     Panicked,
@@ -139,6 +123,10 @@ pub struct Refresh {
     running: Mutex<Option<Running>>,
     /// What the store remembers as the previous encoder.
     previous: Mutex<Option<ModelRecord>>,
+    /// Why the encoder that another process activated cannot be served here.
+    missing: Mutex<Option<String>>,
+    /// Ends the task that follows other processes.
+    following: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -161,6 +149,12 @@ impl Refresh {
         self.previous.lock().clone()
     }
 
+    /// Why the encoder that the store was changed to cannot be served here, if so.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        self.missing.lock().clone()
+    }
+
     /// Stops the one under way; tells whether there was one.
     pub fn cancel(&self) -> bool {
         let running = self.running.lock().clone();
@@ -173,6 +167,7 @@ impl Refresh {
 
     /// Breaks off for a shutdown.
     pub fn interrupt(&self) {
+        self.following.cancel();
         if let Some(running) = self.running.lock().as_ref() {
             running.stop.cancel();
         }
@@ -228,6 +223,9 @@ async fn watch(app: AppState, order: Order, next: worker::Next, running: Running
     if tokio::spawn(worker::run(app.clone(), order, next, running)).await.is_err() {
         tracing::error!(model = name, "the refresh panicked");
         app.refresh.note(|progress| progress.fail(&name, &RefreshError::Panicked));
+        if let Err(error) = app.store.refresh_end(vec![(ORDER, None)]).await {
+            tracing::error!(%error, "what the refresh left could not be removed");
+        }
         app.refresh.running.lock().take();
     }
 }
@@ -243,9 +241,13 @@ pub async fn roll_back(app: &AppState, leave_out: bool) -> Result<(), RefreshErr
     start(app, Order { model, leave_out, min_overlap: None }).await
 }
 
-/// Goes on with what a crash or a shutdown broke off.
+/// Goes on with what a crash or a shutdown broke off; where several processes share the store, with what they do.
 pub async fn resume(app: &AppState) {
     *app.refresh.previous.lock() = record(app, PREVIOUS).await;
+    if let Some(agreed) = app.store.agreed() {
+        tokio::spawn(follow::follow(app.clone(), agreed));
+        return;
+    }
     let order = match app.store.setting(ORDER).await {
         Ok(order) => order.and_then(|text| serde_json::from_str::<Order>(&text).ok()),
         Err(error) => {
@@ -283,19 +285,12 @@ async fn begin(app: &AppState, order: &Order) -> Result<(worker::Next, Contract,
     if from == to {
         return Err(RefreshError::AlreadyActive(order.model.name.clone()));
     }
-    let (dir, config, runtime) = (order.model.dir.clone(), app.config.clone(), app.runtime.clone());
-    let opened = tokio::task::spawn_blocking(move || open_in_background(&dir, &config, runtime)).await;
+    let (model, config, runtime) = (order.model.clone(), app.config.clone(), app.runtime.clone());
+    let opened = tokio::task::spawn_blocking(move || open_in_background(&model, &config, runtime)).await;
     let (artefact, embedder) = opened.map_err(|_| RefreshError::Panicked)??;
-    if artefact.contract() != to {
-        return Err(ArtefactError::Contract {
-            path: order.model.dir.clone(),
-            expected: to,
-            actual: artefact.contract(),
-        }
-        .into());
-    }
     embedder.check_golden().await?;
-    let Remaining { items, without_picture, .. } = app.store.refresh_remaining(from, to).await?;
+    let remaining = app.store.refresh_remaining(from, to).await?;
+    let Remaining { items, without_picture, .. } = remaining;
     if without_picture > 0 && !order.leave_out {
         return Err(RefreshError::Unembeddable { without_picture, items });
     }
@@ -306,21 +301,26 @@ async fn begin(app: &AppState, order: &Order) -> Result<(worker::Next, Contract,
         // The spare generation is taken for this one.
         settings.push((PREVIOUS, None));
     }
-    app.store.set(settings).await?;
+    app.store.refresh_lead(from, to, settings).await?;
     if !going_back {
         app.refresh.previous.lock().take();
     }
-    let remaining = app.store.refresh_begin(from, to, artefact.manifest().output.dim).await?;
+    if let Err(error) = app.store.refresh_begin(from, to, artefact.manifest().output.dim).await {
+        if let Err(error) = app.store.refresh_end(vec![(ORDER, None)]).await {
+            tracing::error!(%error, "a change that did not begin could not be ended");
+        }
+        return Err(error.into());
+    }
     Ok((worker::Next { artefact, embedder }, from, remaining))
 }
 
 /// The next encoder with one session and as few threads as can be: what serves comes first.
 fn open_in_background(
-    dir: &std::path::Path,
+    model: &ModelRecord,
     config: &Config,
     runtime: Option<latentd_model::RuntimeInfo>,
 ) -> Result<(Artefact, Embedder), RefreshError> {
-    let artefact = Artefact::open(dir)?;
+    let artefact = model.open(config)?;
     let config = Config { sessions: 1, intra_threads: 1, decode_threads: 1, max_batch: 4, ..config.clone() };
     let metrics = Metrics::new().map_err(|e| RefreshError::Encoder(e.to_string()))?;
     let admission = Admission::new(worker::AHEAD + Golden::MAX_PICTURES, usize::MAX);

@@ -1,6 +1,5 @@
 //! `latentd serve`: from the configuration to a running server.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use crate::http::{router, serve};
 use crate::precision::{self, PrecisionReport};
 use crate::refresh::{self, ModelRecord};
 use crate::shutdown::Shutdown;
+use crate::store::milvus::Address;
 use crate::store::{
     EmbeddedOptions, EmbeddedStore, IndexOptions, MilvusOptions, MilvusStore, Store, StoreChoice,
 };
@@ -109,6 +109,14 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         }
         StoreChoice::Milvus(address) => (**address).clone(),
     };
+    Ok(Arc::new(MilvusStore::open(milvus_options(config, address)?).await?))
+}
+
+/// How a store in Milvus is opened.
+///
+/// # Errors
+/// A token file that cannot be read.
+pub fn milvus_options(config: &Config, address: Address) -> anyhow::Result<MilvusOptions> {
     let mut options = MilvusOptions::new(address, config.data_dir.join("pictures"));
     let file = &config.store_token_file;
     if !file.as_os_str().is_empty() {
@@ -116,7 +124,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
             .with_context(|| format!("cannot read the store's token file {}", file.display()))?;
         options.token = Some(text.trim().to_owned());
     }
-    Ok(Arc::new(MilvusStore::open(options).await?))
+    Ok(options)
 }
 
 /// Loads ONNX Runtime and opens the sessions of the artefact to serve.
@@ -158,28 +166,7 @@ pub async fn open_model_of(config: &Config, store: &dyn Store) -> anyhow::Result
 /// The encoder that the store was changed to. It wins over `--model`, since the store's vectors are its own; unless that
 /// is a version of the same contract, which only tells more of the same encoder.
 fn activated(config: &Config, model: &ModelRecord) -> anyhow::Result<Artefact> {
-    let same = |dir: &Path| locate::manifest(dir).is_ok_and(|manifest| manifest.contract == model.contract);
-    let asked = Some(config.model.clone()).filter(|dir| !dir.as_os_str().is_empty() && same(dir));
-    let there = Some(model.dir.clone()).filter(|dir| dir.join("manifest.json").is_file());
-    let named = || locate::named(config, Path::new(&model.name));
-    let dir = asked.or(there).or_else(named);
-    let dir = dir.with_context(|| {
-        format!(
-            "the store's vectors are those of {}, which was activated, but it is neither at {} nor in {}: put it back",
-            model.name,
-            model.dir.display(),
-            config.models_dir.display()
-        )
-    })?;
-    let artefact = Artefact::open(&dir)?;
-    anyhow::ensure!(
-        artefact.contract() == model.contract,
-        "the store's vectors are those of {} with contract {}, but {} has contract {}",
-        model.name,
-        model.contract,
-        dir.display(),
-        artefact.contract()
-    );
+    let artefact = model.open(config)?;
     let asked = &config.model;
     if !asked.as_os_str().is_empty() && locate::manifest(asked).is_ok_and(|m| m.contract != model.contract) {
         tracing::warn!(

@@ -228,7 +228,8 @@ async fn livez() -> &'static str {
 
 /// Whether requests are taken
 ///
-/// 503 until the golden check passed, while shutting down, and when the store cannot take writes.
+/// 503 until the golden check passed, while shutting down, when the store cannot take writes, and when another
+/// process has changed the encoder of the store that they share to one that is missing here.
 #[utoipa::path(
     get, path = "/readyz", tag = "server",
     responses(

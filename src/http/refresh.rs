@@ -34,9 +34,10 @@ impl From<RefreshError> for Problem {
             RefreshError::Unembeddable { without_picture, .. } => {
                 Self::conflict("unembeddable_items", detail).with("unembeddable", without_picture)
             }
-            RefreshError::Artefact(_) | RefreshError::Encoder(_) | RefreshError::Golden(_) => {
-                Self::unprocessable("unusable_model", detail)
-            }
+            RefreshError::Artefact(_)
+            | RefreshError::Missing(_)
+            | RefreshError::Encoder(_)
+            | RefreshError::Golden(_) => Self::unprocessable("unusable_model", detail),
             RefreshError::Store(error) => error.into(),
             _ => {
                 tracing::error!(error = detail, "a refresh failed");
@@ -75,9 +76,9 @@ struct ActivateQuery {
         (status = 401, description = "Not the admin key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The server has no admin key", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such encoder", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It serves already, another change is under way, or items cannot be embedded again", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It serves already, another change is under way (perhaps led by another process of the store), or items cannot be embedded again", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Its files are damaged, or its golden pictures fail", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not ready, or shutting down, or the distributed store does not answer; see retry-after", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn activate(
@@ -131,7 +132,7 @@ struct RollbackQuery {
         (status = 403, description = "The server has no admin key", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Nothing to go back to, another change is under way, or items cannot be embedded again", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Its files are damaged, or its golden pictures fail", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not ready, or shutting down, or the distributed store does not answer; see retry-after", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn rollback(
@@ -175,12 +176,20 @@ async fn progress(State(app): State<AppState>) -> axum::Json<Progress> {
         (status = 202, description = "Cancelled", body = Progress),
         (status = 401, description = "Not the admin key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The server has no admin key", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "No change is under way", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "No change is under way in this process", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn cancel(State(app): State<AppState>) -> Result<(StatusCode, axum::Json<Progress>), Problem> {
     if !app.refresh.cancel() {
-        return Err(Problem::conflict("no_refresh", "no change of the encoder is under way"));
+        let progress = app.refresh.progress();
+        let under_way = matches!(progress.state, RefreshState::Embedding | RefreshState::Switching);
+        let detail = match progress.led_by.filter(|_| under_way) {
+            Some(leader) => {
+                format!("another latentd ({leader}) leads the change of the encoder: cancel it there")
+            }
+            None => "no change of the encoder is under way".to_owned(),
+        };
+        return Err(Problem::conflict("no_refresh", detail));
     }
     Ok((StatusCode::ACCEPTED, axum::Json(app.refresh.progress())))
 }

@@ -190,6 +190,7 @@ struct How {
         (status = 413, description = "Too large a body, or too many pictures or pixels", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not a picture of a supported format", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A corrupt picture", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "On a distributed store: a filter that orders several values of one field, which too many nearer items fail", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
     )
 )]

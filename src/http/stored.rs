@@ -15,15 +15,16 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let (code, detail) = (error.code(), error.to_string());
         let status = match &error {
-            StoreError::ContractMismatch { .. } => StatusCode::CONFLICT,
+            StoreError::ContractMismatch { .. } | StoreError::Led { .. } => StatusCode::CONFLICT,
             StoreError::Invalid(InvalidValue::Bulk(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             StoreError::DimensionMismatch { .. } | StoreError::Invalid(_) | StoreError::Filter(_) => {
                 StatusCode::BAD_REQUEST
             }
             StoreError::UnknownCollection(_) => StatusCode::NOT_FOUND,
-            StoreError::Busy { .. } | StoreError::Closed | StoreError::Unavailable { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            StoreError::Busy { .. }
+            | StoreError::Closed
+            | StoreError::Changing
+            | StoreError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
             StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -36,7 +37,9 @@ impl From<StoreError> for Problem {
             StoreError::ContractMismatch { collection_contract, vector_contract, .. } => problem
                 .with("collection_contract", collection_contract.to_string())
                 .with("vector_contract", vector_contract.to_string()),
-            StoreError::Busy { .. } => problem.retry_after(std::time::Duration::from_secs(1)),
+            StoreError::Busy { .. } | StoreError::Changing => {
+                problem.retry_after(std::time::Duration::from_secs(1))
+            }
             StoreError::Unavailable { .. } => problem.retry_after(std::time::Duration::from_secs(5)),
             _ => problem,
         }

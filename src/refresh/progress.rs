@@ -42,6 +42,9 @@ pub struct Progress {
     /// The contract that it changes from.
     #[schema(value_type = Option<String>)]
     pub from_contract: Option<Contract>,
+    /// The other latentd that carries it out, where several share a store; only that one counts the items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub led_by: Option<String>,
     /// Items to embed again, as far as known.
     pub total: u64,
     /// Items embedded again.
@@ -82,6 +85,16 @@ impl Progress {
             unembeddable: remaining.without_picture,
             started: Some(Timestamp::now().to_string()),
             began: Some(Instant::now()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn of_another(order: &Order, leader: &str, state: RefreshState) -> Self {
+        Self {
+            state,
+            model: Some(order.model.name.clone()),
+            contract: Some(order.model.contract),
+            led_by: Some(leader.to_owned()),
             ..Self::default()
         }
     }

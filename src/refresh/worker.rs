@@ -26,6 +26,8 @@ const MAX_REST: Duration = Duration::from_millis(200);
 /// How often a store that is busy is asked again, and after which rest.
 const BUSY_TRIES: u32 = 100;
 const BUSY_REST: Duration = Duration::from_millis(100);
+/// After which rest a store that does not answer is asked again.
+const STORE_REST: Duration = Duration::from_secs(2);
 /// Neighbours and items of the comparison.
 const K: usize = 10;
 const SAMPLE: usize = 300;
@@ -42,7 +44,18 @@ pub async fn run(app: AppState, order: Order, next: Next, running: Running) {
     let name = order.model.name.clone();
     tracing::info!(model = name, contract = %order.model.contract, %from, "refresh begun");
     let work = Work { app: &app, order: &order, next, from, running: &running };
-    let outcome = work.carry_out().await;
+    let outcome = loop {
+        match work.carry_out().await {
+            Err(RefreshError::Store(error @ StoreError::Unavailable { .. })) if work.go_on().is_ok() => {
+                tracing::warn!(model = name, %error, "the refresh waits for the store");
+                tokio::select! {
+                    () = tokio::time::sleep(STORE_REST) => {}
+                    () = running.stop.cancelled() => {}
+                }
+            }
+            outcome => break outcome,
+        }
+    };
     let refresh = &app.refresh;
     match &outcome {
         Ok(left_out) => {
@@ -100,18 +113,22 @@ impl Work<'_> {
     /// Gives how many items were left out.
     async fn carry_out(&self) -> Result<u64, RefreshError> {
         let dim = self.next.artefact.manifest().output.dim;
-        let mut compared = false;
+        let (mut compared, mut failures) = (false, None);
+        // A try before may have ended in the middle of a switch.
+        self.app.store.refresh_hold(false).await?;
+        self.app.refresh.note(|progress| progress.state = RefreshState::Embedding);
         for pass in 1.. {
             // Collections that came into being meanwhile get their spare too.
             self.app.store.refresh_begin(self.from, self.to(), dim).await?;
-            let Pass { filled, .. } = self.pass().await?;
+            let Pass { filled, failed } = self.pass().await?;
+            failures = failed.or(failures);
             if filled > FEW && pass < MAX_PASSES {
                 continue;
             }
             if !std::mem::replace(&mut compared, true) {
                 self.compare().await?;
             }
-            if let Some(left_out) = self.switch().await? {
+            if let Some(left_out) = self.switch(failures.as_deref()).await? {
                 return Ok(left_out);
             }
         }
@@ -145,7 +162,10 @@ impl Work<'_> {
     async fn fill(&self, items: Vec<Refreshed>) -> Result<u64, RefreshError> {
         for _ in 0..BUSY_TRIES {
             match self.app.store.refresh_fill(self.to(), items.clone()).await {
-                Err(StoreError::Busy { .. }) => tokio::time::sleep(BUSY_REST).await,
+                Err(StoreError::Busy { .. } | StoreError::Unavailable { .. }) => {
+                    self.go_on()?;
+                    tokio::time::sleep(BUSY_REST).await;
+                }
                 filled => return Ok(filled?),
             }
         }
@@ -188,7 +208,7 @@ impl Work<'_> {
     }
 
     /// Switches, unless writes are in flight for too long; then another pass comes first.
-    async fn switch(&self) -> Result<Option<u64>, RefreshError> {
+    async fn switch(&self, failures: Option<&str>) -> Result<Option<u64>, RefreshError> {
         let (artefact, config) = (self.next.artefact.clone(), self.app.config.clone());
         let (runtime, shared) = (self.app.runtime.clone(), self.app.shared());
         let opened = tokio::task::spawn_blocking(move || open(&artefact, &config, runtime, shared)).await;
@@ -197,7 +217,19 @@ impl Work<'_> {
             return Ok(None);
         };
         self.app.refresh.note(|progress| progress.state = RefreshState::Switching);
+        let switched = self.exchange(embedder, failures).await;
+        if switched.is_err()
+            && let Err(error) = self.app.store.refresh_hold(false).await
+        {
+            tracing::warn!(%error, "writes stay held");
+        }
+        switched.map(Some)
+    }
+
+    /// Makes up for the rest and changes store and embedder. Writes wait meanwhile.
+    async fn exchange(&self, embedder: Embedder, failures: Option<&str>) -> Result<u64, RefreshError> {
         // No write begins now; what came since the last pass is little.
+        self.app.store.refresh_hold(true).await?;
         let dim = self.next.artefact.manifest().output.dim;
         self.app.store.refresh_begin(self.from, self.to(), dim).await?;
         let Pass { failed, .. } = self.pass().await?;
@@ -209,11 +241,11 @@ impl Work<'_> {
             Switched::Done { left_out } => {
                 self.app.replace_embedder(embedder);
                 *self.app.refresh.previous.lock() = Some(was);
-                Ok(Some(left_out))
+                Ok(left_out)
             }
             Switched::Stale(_) => {
                 let left = self.app.store.refresh_remaining(self.from, self.to()).await?;
-                match failed {
+                match failed.or_else(|| failures.map(str::to_owned)) {
                     Some(example) => Err(RefreshError::Failed { stale: left.stale, example }),
                     None => Err(RefreshError::Unembeddable {
                         without_picture: left.without_picture,
@@ -227,7 +259,7 @@ impl Work<'_> {
     /// Forgets the order, and the spare generation unless it is the previous encoder's.
     async fn give_up(&self) {
         let keep = self.app.refresh.previous().is_some_and(|previous| previous.contract == self.to());
-        let forgotten = self.app.store.set(vec![(ORDER, None)]).await;
+        let forgotten = self.app.store.refresh_end(vec![(ORDER, None)]).await;
         let discarded = if keep { Ok(()) } else { self.app.store.refresh_discard(self.to()).await };
         if let Err(error) = forgotten.and(discarded) {
             tracing::error!(%error, "what the refresh left could not be removed");

@@ -131,6 +131,17 @@ pub enum StoreError {
         /// How it was told.
         reason: String,
     },
+    /// The encoder of the store is being changed.
+    #[error("the encoder of this store is being changed: send it again in a moment")]
+    Changing,
+    /// Another process changes the encoder of the store.
+    #[error(
+        "another latentd ({by}) changes the encoder of this store: wait until it is done, or cancel it there"
+    )]
+    Led {
+        /// Which one.
+        by: String,
+    },
     /// The engine in use cannot do it.
     #[error("this store's engine cannot do it: {what}")]
     Unsupported {
@@ -163,6 +174,8 @@ impl StoreError {
             Self::Unavailable { .. } => "store_unavailable",
             Self::Engine { .. } => "store_engine",
             Self::ForeignCollection { .. } => "foreign_collection",
+            Self::Changing => "encoder_changing",
+            Self::Led { .. } => "refresh_under_way",
             Self::Unsupported { .. } => "store_unsupported",
             Self::Internal(_) => "internal",
         }

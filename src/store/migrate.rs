@@ -192,7 +192,7 @@ async fn compare(
 }
 
 /// SHA-256 of what makes an item.
-fn digest(item: &Item) -> Vec<u8> {
+pub fn digest(item: &Item) -> Vec<u8> {
     let mut hasher = Sha256::new();
     // No id and no JSON text has a zero byte in it, so the parts cannot be mistaken for each other.
     hasher.update(item.id.as_str());

@@ -259,7 +259,9 @@ mod tests {
                 let Write::Delete { ids, reply, .. } = write else { panic!("no deletion was lost") };
                 reply.send(Ok(vec![true; ids.len()])).unwrap();
             }
-            group.alone.map(|reply| reply.send(Ok(())).unwrap());
+            if let Some(reply) = group.alone {
+                reply.send(Ok(())).unwrap();
+            }
         }
         for asked in asked {
             assert!(asked.await.unwrap().unwrap().into_iter().all(|there| there));

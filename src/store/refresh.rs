@@ -4,8 +4,12 @@
 //! they are made, those of the previous one after the switch. A spare item has the `seq` of the write it was made
 //! from, so that an item written meanwhile is told from one that is up to date, also after a crash.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use futures::FutureExt;
 use latentd_model::{Contract, Embedding};
+use tokio::sync::watch;
 
 use super::{Answer, CollectionName, ItemId};
 
@@ -70,11 +74,43 @@ pub enum Switched {
     Stale(u64),
 }
 
+/// Who changes the encoder of a store that several processes share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Lead {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// This process.
+    Ours,
+    /// Another one, of this name.
+    Other(String),
+    /// Another one, which gave no sign of life for so long that its place may be taken.
+    Abandoned,
+}
+
+/// What the processes that share a store agree on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// Number of the agreement; later ones have larger numbers.
+    pub number: u64,
+    /// Whether nobody may write, since a switch is near.
+    pub held: bool,
+    /// Who changes the encoder.
+    pub lead: Lead,
+    /// All values that are kept.
+    pub settings: BTreeMap<String, String>,
+}
+
 /// Keeps two generations of a collection. Concerned are the collections whose contract is `from`.
 pub trait Generations {
+    /// Takes the lead of a change and keeps `settings` with it; of several processes one at a time has it.
+    fn refresh_lead(&self, _from: Contract, _to: Contract, settings: Vec<Setting>) -> Answer<'_, ()> {
+        self.set(settings)
+    }
+
     /// Gives every collection concerned a spare for vectors of `to`; one of that contract is kept, one of another
     /// is deleted.
-    fn refresh_begin(&self, from: Contract, to: Contract, dim: usize) -> Answer<'_, Remaining>;
+    fn refresh_begin(&self, from: Contract, to: Contract, dim: usize) -> Answer<'_, ()>;
 
     /// What there is to do.
     fn refresh_remaining(&self, from: Contract, to: Contract) -> Answer<'_, Remaining>;
@@ -97,6 +133,12 @@ pub trait Generations {
     /// The mean share of `k` neighbours that both generations name, on about `sample` items; none without items.
     fn refresh_overlap(&self, to: Contract, k: usize, sample: usize) -> Answer<'_, Option<f64>>;
 
+    /// Keeps other processes from writing, or lets them again. Once it is held, every write that was answered is
+    /// seen, and none is answered before the switch, or the end.
+    fn refresh_hold(&self, _held: bool) -> Answer<'_, ()> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     /// Makes the spares serve and what served the spares, all at once, and keeps `settings` with it.
     ///
     /// Stale items are left out where `leave_out` allows it; otherwise nothing happens while there are any.
@@ -108,6 +150,11 @@ pub trait Generations {
         settings: Vec<Setting>,
     ) -> Answer<'_, Switched>;
 
+    /// Gives the lead back without a change, and keeps `settings`.
+    fn refresh_end(&self, settings: Vec<Setting>) -> Answer<'_, ()> {
+        self.set(settings)
+    }
+
     /// Deletes the spares of a contract.
     fn refresh_discard(&self, contract: Contract) -> Answer<'_, ()>;
 
@@ -116,6 +163,11 @@ pub trait Generations {
 
     /// Keeps values; one of none is deleted.
     fn set(&self, settings: Vec<Setting>) -> Answer<'_, ()>;
+
+    /// What the processes that share the store agree on, as it changes; none where one process has it alone.
+    fn agreed(&self) -> Option<watch::Receiver<Agreed>> {
+        None
+    }
 }
 
 /// The name of a value and the value.

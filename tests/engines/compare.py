@@ -3,14 +3,16 @@
 
     python3 tests/engines/compare.py [--items 10000] [--dim 128]
 
-Starts a Milvus of its own (as milvus.py does, with Milvus' own time tick of 200 ms), one latentd on it and one on the
-embedded store, gives both the same random vectors, and times the same requests to each in turns, from one Python
-process. Prints a table: figures are those of this machine, the ratio between the two columns is what counts.
+Starts a Milvus of its own (as milvus.py does, with Milvus' own time tick of 200 ms), one latentd on it and two on
+embedded stores, one exact, one with a graph, gives all the same vectors around random centres, and times the same
+requests to each in turns, from one Python process. Recall is the share of what the exact one finds. Prints a table:
+figures are those of this machine and bounded by the client, the ratio between the columns is what counts.
 """
 
 import argparse
 import json
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -59,20 +61,25 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--rest", type=float, default=10, help="seconds between the writes and the searches")
     options = parser.parse_args()
     chance = random.Random(1)
-    vectors = [[round(chance.gauss(0, 1), 4) for _ in range(options.dim)] for _ in range(options.items)]
-    queries = [[x + chance.gauss(0, 0.5) for x in chance.choice(vectors)] for _ in range(400)]
+    centres = [[chance.gauss(0, 1) for _ in range(options.dim)] for _ in range(100)]
+    vectors = [[round(x + chance.gauss(0, 0.7), 4) for x in chance.choice(centres)] for _ in range(options.items)]
+    queries = [[round(x + chance.gauss(0, 0.3), 4) for x in chance.choice(vectors)] for _ in range(400)]
     for name in [n for n in engines.SETTINGS if n != "ROOTCOORD_MAXDATABASENUM"]:
         del engines.SETTINGS[name]
     scratch = Path(tempfile.mkdtemp(prefix="latentd-compare-"))
     milvus = engines.Milvus(scratch)
     milvus.start()
     milvus.wait()
-    embedded = serve(scratch / "embedded")
-    distributed = serve(scratch / "distributed", "--store", f"{milvus.url}/bench")
-    urls = {"embedded": embedded[1], "milvus": distributed[1]}
-    rows = {}
+    servers = {
+        "embedded, exact": serve(scratch / "exact", "--index", "exact"),
+        "embedded, hnsw": serve(scratch / "graph", "--index", "hnsw"),
+        "milvus, hnsw": serve(scratch / "distributed", "--store", f"{milvus.url}/bench"),
+    }
+    urls = {name: url for name, (_, url) in servers.items()}
+    rows, exact = {}, None
 
     def note(what, engine, figure):
         rows.setdefault(what, {})[engine] = figure
@@ -86,9 +93,14 @@ def main():
                           "metadata": {"n": n % 100}} for n in part]
                 call("POST", f"{url}/items", {"items": items})
             note("items/s in bulk (500 a request)", engine, f"{options.items / (time.perf_counter() - began):.0f}")
-        # Milvus seals, and builds its index, in the background.
-        time.sleep(5)
+        # Both link, or seal and build their index, in the background.
+        time.sleep(options.rest)
         search = {"contract": CONTRACT, "k": 10}
+        for engine, url in urls.items():
+            found = [call("POST", f"{url}/search", {**search, "vector": query}) for query in queries]
+            found = [{near["id"] for near in reply["neighbours"]} for reply in found]
+            exact = exact or found
+            note("recall@10", engine, f"{sum(len(a & b) for a, b in zip(exact, found)) / (10 * len(queries)):.4f}")
         for clients in (1, 8):
             for engine, url in urls.items():
                 rate, median, worst = timed(
@@ -116,13 +128,14 @@ def main():
             _, median, worst = timed(lambda n: write_then_read(url, n), 40)
             note("PUT, then GET of the same item: p50, p99 ms", engine, f"{median:.1f}, {worst:.1f}")
     finally:
-        for server, _ in (embedded, distributed):
+        for server, _ in servers.values():
             server.terminate()
             server.wait(60)
         milvus.kill()
-    print(f"{options.items} items of {options.dim} numbers\n\n| | embedded | milvus |\n|---|---|---|")
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{options.items} items of {options.dim} numbers\n\n| | {' | '.join(urls)} |\n|---|{'---|' * len(urls)}")
     for what, figures in rows.items():
-        print(f"| {what} | {figures['embedded']} | {figures['milvus']} |")
+        print(f"| {what} | {' | '.join(figures[engine] for engine in urls)} |")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from serving import ROOT, TARGET, serve  # noqa: E402
 
 PACKAGES = ["milvus==2.3.5", "setuptools<81"]
 # What runs on every engine, and what only a distributed one has.
-TESTS = ["acceptance::", "milvus::", "items::", "search::", "similar::", "encodings::"]
+TESTS = ["acceptance::", "generations::", "refresh::", "milvus::", "milvus_change::", "items::", "search::", "similar::",
+         "encodings::"]
 # Milvus reads its settings from the environment too.
 SETTINGS = {
     # Every test has a database of its own.

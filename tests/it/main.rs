@@ -20,6 +20,7 @@ mod kill9;
 mod load;
 mod metrics;
 mod milvus;
+mod milvus_change;
 mod nasty;
 mod openapi;
 mod overload;

@@ -9,7 +9,7 @@ use latentd::config::Config;
 use latentd::store::{CollectionName, ItemId, NewItem, Store, StoreChoice, StoreError, Thumbnail};
 use latentd_model::Contract;
 
-use crate::store::{CONTRACT, id, item, near, vector};
+use crate::store::{id, item, near, vector};
 use crate::support::engine::{Engine, distributed};
 
 fn default() -> CollectionName {
@@ -106,16 +106,6 @@ async fn processes_that_make_one_collection_at_once_agree() {
 }
 
 #[tokio::test]
-async fn a_change_of_the_encoder_is_refused() {
-    let Some(engine) = engine("") else { return };
-    let store = engine.open().await;
-    assert_eq!(store.setting("active_model").await.unwrap(), None);
-    let error = store.refresh_begin(CONTRACT, Contract::from_bytes([9; 8]), 8).await.unwrap_err();
-    assert_eq!(error.code(), "store_unsupported");
-    assert!(error.to_string().contains("another database"), "{error}");
-}
-
-#[tokio::test]
 async fn an_engine_that_does_not_answer_is_told() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let store = format!("milvus://{closed}/x?wait_ms=1500").parse::<StoreChoice>().unwrap();
@@ -186,4 +176,80 @@ async fn an_embedded_store_is_migrated_and_compared() {
     let refused = migrate(&engine);
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && text.contains("\"other\""), "{text}");
+}
+
+fn upkeep(engine: &Engine, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_latentd"))
+        .arg("store")
+        .args(arguments)
+        .args(["--store", &engine.config.store.to_string(), "--data-dir"])
+        .arg(&engine.config.data_dir)
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+#[tokio::test]
+async fn upkeep_works_on_the_distributed_store_or_says_what_to_do() {
+    let Some(engine) = engine("") else { return };
+    let store = engine.open().await;
+    let items = (0..700).map(|n| item(&format!("{n}/é"), n)).collect();
+    store.upsert(default(), items).await.unwrap();
+    let file = b"an original".to_vec();
+    let pictured = NewItem {
+        content_hash: latentd::store::ContentHash::of(&file),
+        picture: Some(file.into()),
+        ..item("pictured", 1)
+    };
+    store.upsert(CollectionName::new("second").unwrap(), vec![pictured]).await.unwrap()[0].as_ref().unwrap();
+    let (sound, told) = upkeep(&engine, &["check"]);
+    assert!(
+        sound && told.contains("default: 700 items, sha256 ") && told.contains("second: 1 items"),
+        "{told}"
+    );
+    let (done, told) = upkeep(&engine, &["check", "--repair"]);
+    assert!(!done && told.contains("embedded store only"), "{told}");
+    let (done, told) = upkeep(&engine, &["recall", "--queries", "50"]);
+    assert!(done && told.contains("hnsw: recall@10 "), "{told}");
+    let recall: f64 = told.split("recall@10 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(recall > 0.98, "{told}");
+    let (done, told) = upkeep(&engine, &["recall", "--collection", "none"]);
+    assert!(!done && told.contains("there is no collection"), "{told}");
+    let (done, told) = upkeep(&engine, &["compact"]);
+    assert!(done && told.contains("collection default: "), "{told}");
+
+    // Out into a file, and into another database from it.
+    let copy = engine.config.data_dir.join("copy.sqlite3");
+    let copy = copy.to_str().unwrap();
+    let (done, told) = upkeep(&engine, &["backup", copy]);
+    assert!(done && told.contains("default: 700 items, 700 copied now"), "{told}");
+    let (done, told) = upkeep(&engine, &["backup", copy]);
+    assert!(!done && told.contains("not overwritten"), "{told}");
+    let other = self::engine("").unwrap();
+    let (done, told) = upkeep(&other, &["restore", copy]);
+    assert!(done && told.contains("second: 1 items, 1 copied now"), "{told}");
+    let sums = |text: &str| {
+        text.lines().filter(|line| line.contains("sha256")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(sums(&upkeep(&engine, &["check"]).1), sums(&upkeep(&other, &["check"]).1));
+
+    // A picture that is gone, and one that was changed, are found.
+    let pictures = engine.config.data_dir.join("pictures");
+    let original = walk(&pictures).into_iter().find(|path| path.ends_with("original")).unwrap();
+    std::fs::write(&original, "another").unwrap();
+    let (sound, told) = upkeep(&engine, &["check"]);
+    assert!(!sound && told.contains("its original does not fit its content hash"), "{told}");
+    std::fs::remove_file(original).unwrap();
+    let (sound, told) = upkeep(&engine, &["check"]);
+    assert!(!sound && told.contains("\"pictured\": its original is not in "), "{told}");
+}
+
+/// All files below a folder.
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path.to_str().unwrap().to_owned()] })
+        .collect()
 }

@@ -38,7 +38,7 @@ pub fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     telemetry::start_log(&config);
     ensure!(
         config.store == StoreChoice::Embedded,
-        "only the embedded store can be migrated: leave --store out"
+        "only the embedded store can be migrated: leave --store out; `store backup` copies a distributed one into a file"
     );
     let StoreChoice::Milvus(mut address) = args.to else {
         bail!("--to takes the address of a distributed store")
@@ -69,7 +69,8 @@ pub fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn migrate_all(from: &dyn Store, to: &dyn Store) -> anyhow::Result<()> {
+/// Copies and compares every collection.
+pub async fn migrate_all(from: &dyn Store, to: &dyn Store) -> anyhow::Result<()> {
     let collections = from.collections().await?;
     ensure!(!collections.is_empty(), "the store has no items");
     for info in &collections {

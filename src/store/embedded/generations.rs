@@ -285,12 +285,8 @@ impl EmbeddedStore {
 }
 
 impl Generations for EmbeddedStore {
-    fn refresh_begin(&self, from: Contract, to: Contract, dim: usize) -> Answer<'_, Remaining> {
-        async move {
-            self.step(0, Step::Begin { from, to, dim }).await?;
-            self.refresh_remaining(from, to).await
-        }
-        .boxed()
+    fn refresh_begin(&self, from: Contract, to: Contract, dim: usize) -> Answer<'_, ()> {
+        async move { self.step(0, Step::Begin { from, to, dim }).await.map(drop) }.boxed()
     }
 
     fn refresh_remaining(&self, from: Contract, to: Contract) -> Answer<'_, Remaining> {

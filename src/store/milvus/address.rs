@@ -47,6 +47,8 @@ pub struct Address {
     pub retry: Duration,
     /// How long the engine is waited for at start.
     pub wait: Duration,
+    /// After how long without a sign of life of the process that changes the encoder another takes over.
+    pub lead: Duration,
 }
 
 /// Why a text is no address.
@@ -92,9 +94,10 @@ impl Address {
             "timeout_ms" => self.timeout = ms(100)?,
             "retry_ms" => self.retry = ms(0)?,
             "wait_ms" => self.wait = ms(0)?,
+            "lead_ms" => self.lead = ms(5000)?,
             _ => {
                 return Err(format!(
-                    "there is no option {key:?}: consistency, index, shards, replicas, timeout_ms, retry_ms and wait_ms are known"
+                    "there is no option {key:?}: consistency, index, shards, replicas, timeout_ms, retry_ms, wait_ms and lead_ms are known"
                 ));
             }
         }
@@ -135,6 +138,7 @@ impl Address {
             timeout: Duration::from_secs(10),
             retry: Duration::from_secs(20),
             wait: Duration::from_secs(60),
+            lead: Duration::from_secs(30),
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

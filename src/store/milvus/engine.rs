@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::address::Consistency;
+use super::agreement::Agreement;
 use super::client::{CallError, Client};
 use super::pictures::Pictures;
 use super::proto;
@@ -25,6 +26,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the parts of a Milvus store share.
 pub struct Engine {
     pub client: Client,
+    pub agreement: Arc<Agreement>,
     pub registry: Registry,
     pub pictures: Pictures,
     pub recent: Mutex<Recent>,
@@ -46,9 +48,13 @@ pub struct View(pub i32, pub u64);
 
 impl View {
     /// All but the last few seconds. The proxy puts the timestamp in place of the 2.
-    const BOUNDED: Self = Self(proto::consistency::BOUNDED, 2);
+    pub const BOUNDED: Self = Self(proto::consistency::BOUNDED, 2);
 
-    fn since(written: Option<u64>) -> Self {
+    /// Everything that was acknowledged before the read.
+    pub const STRONG: Self = Self(proto::consistency::STRONG, 0);
+
+    /// What was written up to a timestamp.
+    pub fn since(written: Option<u64>) -> Self {
         written.map_or(Self::BOUNDED, |written| Self(proto::consistency::CUSTOMIZED, written))
     }
 }
@@ -69,7 +75,7 @@ impl Engine {
     /// What a read of a collection must see.
     pub fn view(&self, handle: &Handle) -> View {
         match self.client.address().consistency {
-            Consistency::Strong => View(proto::consistency::STRONG, 0),
+            Consistency::Strong => View::STRONG,
             Consistency::Session => View::since(handle.written()),
             Consistency::Bounded => View::BOUNDED,
         }
@@ -112,6 +118,16 @@ impl Engine {
         }
     }
 
+    /// Deletes rows, whether they are there or not.
+    pub async fn delete_rows(&self, handle: &Handle, ids: &[ItemId]) -> Result<(), Fault> {
+        for ids in ids.chunks(IDS) {
+            let (collection_name, expr) = (handle.physical.clone(), super::expression::ids(ids));
+            let request = proto::Delete { collection_name, expr };
+            self.client.call(request).await.map_err(|error| self.fault(error))?;
+        }
+        Ok(())
+    }
+
     /// What is known of items before a write: what this process wrote last, else what a read tells that waits for
     /// nothing. Another process' writes of the last moments may be missing.
     pub async fn known(&self, handle: &Handle, ids: &[&ItemId]) -> Result<HashMap<ItemId, Known>, Fault> {
@@ -126,7 +142,7 @@ impl Engine {
                     None => asked.push(*id),
                 }
             }
-            if recent.incomplete() { View::since(handle.written()) } else { View::BOUNDED }
+            if recent.incomplete() || handle.is_new() { View::since(handle.written()) } else { View::BOUNDED }
         };
         for ids in asked.chunks(IDS) {
             let request = query(handle, view, super::expression::ids(ids.iter().copied()), &rows::KNOWN);

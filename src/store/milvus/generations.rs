@@ -1,67 +1,102 @@
-//! Generations: refused for now. A change of the encoder must reach every process that serves the collections.
+//! Generations: the collections of the next encoder beside those that serve, and the switch from one to the other.
+//!
+//! One process leads a change ([`super::agreement`]). The others go on, and delete from the spare generation too
+//! what they delete; what they write is found by its number, which grows with time. Before the switch everybody's
+//! writes are held, the rest is made up for, and the next record names the other generation.
 
 use futures::FutureExt;
 use latentd_model::Contract;
+use tokio::sync::watch;
 
 use super::MilvusStore;
+use super::address::Consistency;
+use super::engine::View;
 use super::pictures::Kind;
+use super::registry::Handle;
 use crate::store::refresh::{
-    Generations, KeptPicture, Place, Refreshed, Remaining, Setting, Stale, Switched,
+    Agreed, Generations, KeptPicture, Place, Refreshed, Remaining, Setting, Stale, Switched,
 };
-use crate::store::{Answer, CollectionName, ItemId, StoreError};
-
-fn refuse<T: Send + 'static>() -> Answer<'static, T> {
-    let what =
-        "changing the encoder of a distributed store: index into another database with the new encoder";
-    async move { Err(StoreError::Unsupported { what }) }.boxed()
-}
+use crate::store::{Answer, CollectionName, ItemId};
 
 impl Generations for MilvusStore {
-    fn refresh_begin(&self, _: Contract, _: Contract, _: usize) -> Answer<'_, Remaining> {
-        refuse()
+    fn refresh_lead(&self, from: Contract, to: Contract, settings: Vec<Setting>) -> Answer<'_, ()> {
+        self.lead(from, to, settings).boxed()
     }
 
-    fn refresh_remaining(&self, _: Contract, _: Contract) -> Answer<'_, Remaining> {
-        refuse()
+    fn refresh_begin(&self, from: Contract, to: Contract, dim: usize) -> Answer<'_, ()> {
+        self.begin(from, to, dim).boxed()
     }
 
-    fn refresh_stale(&self, _: Contract, _: Contract, _: Option<Place>, _: usize) -> Answer<'_, Vec<Stale>> {
-        refuse()
+    fn refresh_remaining(&self, from: Contract, to: Contract) -> Answer<'_, Remaining> {
+        self.remaining(from, to).boxed()
+    }
+
+    fn refresh_stale(
+        &self,
+        _: Contract,
+        _: Contract,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Answer<'_, Vec<Stale>> {
+        self.stale(after, limit).boxed()
     }
 
     fn kept_picture(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<KeptPicture>> {
         async move {
-            let original = self.picture(&collection, id.clone(), Kind::Original).await?;
+            // However new: what a change has listed must be found.
+            let view = |handle: &Handle| match self.options.address.consistency {
+                Consistency::Bounded => View::since(handle.written()),
+                _ => self.engine.view(handle),
+            };
+            let Some((folder, kept)) = self.kept(&collection, &id, view).await? else { return Ok(None) };
+            let original = self.picture(&folder, id.clone(), kept, Kind::Original).await?;
             if let Some(original) = original {
                 return Ok(Some(KeptPicture::Original(original)));
             }
-            Ok(self.picture(&collection, id, Kind::Thumbnail).await?.map(KeptPicture::Thumbnail))
+            Ok(self.picture(&folder, id, kept, Kind::Thumbnail).await?.map(KeptPicture::Thumbnail))
         }
         .boxed()
     }
 
-    fn refresh_fill(&self, _: Contract, _: Vec<Refreshed>) -> Answer<'_, u64> {
-        refuse()
+    fn refresh_fill(&self, to: Contract, items: Vec<Refreshed>) -> Answer<'_, u64> {
+        self.fill(to, items).boxed()
     }
 
-    fn refresh_overlap(&self, _: Contract, _: usize, _: usize) -> Answer<'_, Option<f64>> {
-        refuse()
+    fn refresh_overlap(&self, to: Contract, k: usize, sample: usize) -> Answer<'_, Option<f64>> {
+        self.overlap(to, k, sample).boxed()
     }
 
-    fn refresh_switch(&self, _: Contract, _: Contract, _: bool, _: Vec<Setting>) -> Answer<'_, Switched> {
-        refuse()
+    fn refresh_hold(&self, held: bool) -> Answer<'_, ()> {
+        self.hold(held).boxed()
     }
 
-    fn refresh_discard(&self, _: Contract) -> Answer<'_, ()> {
-        refuse()
+    fn refresh_switch(
+        &self,
+        from: Contract,
+        to: Contract,
+        leave_out: bool,
+        settings: Vec<Setting>,
+    ) -> Answer<'_, Switched> {
+        self.switch(from, to, leave_out, settings).boxed()
     }
 
-    /// None is kept, since none can be set.
-    fn setting(&self, _: &'static str) -> Answer<'_, Option<String>> {
-        async { Ok(None) }.boxed()
+    fn refresh_end(&self, settings: Vec<Setting>) -> Answer<'_, ()> {
+        self.end(settings).boxed()
     }
 
-    fn set(&self, _: Vec<Setting>) -> Answer<'_, ()> {
-        refuse()
+    fn refresh_discard(&self, contract: Contract) -> Answer<'_, ()> {
+        self.discard(contract).boxed()
+    }
+
+    fn setting(&self, name: &'static str) -> Answer<'_, Option<String>> {
+        async move { Ok(self.engine.agreement.look().await?.settings.get(name).cloned()) }.boxed()
+    }
+
+    fn set(&self, settings: Vec<Setting>) -> Answer<'_, ()> {
+        self.set_all(settings).boxed()
+    }
+
+    fn agreed(&self) -> Option<watch::Receiver<Agreed>> {
+        Some(self.engine.agreement.news())
     }
 }

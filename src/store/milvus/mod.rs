@@ -5,17 +5,24 @@
 //! after a moment, unless the address asks for more ([`Consistency`]).
 
 mod address;
+mod agreement;
 mod client;
+mod compare;
 mod engine;
 mod expression;
 mod fields;
+mod fill;
 mod generations;
+mod labels;
+mod leading;
 mod pictures;
 mod proto;
 mod recent;
+mod record;
 mod registry;
 mod rows;
 mod search;
+mod upkeep;
 mod writer;
 
 use std::path::PathBuf;
@@ -28,12 +35,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use self::address::{Address, AddressError, Consistency, IndexKind};
+use self::agreement::Agreement;
 use self::client::{CallError, Client};
-use self::engine::{Engine, query};
+use self::engine::{Engine, View, query};
+use self::leading::Leading;
 use self::pictures::{Kind, Pictures};
 use self::recent::Recent;
 use self::registry::{Handle, Registry};
-use self::rows::Columns;
+use self::rows::{Columns, Kept};
 use self::writer::{Close, Writer};
 use super::queue::{Limits, Queue};
 use super::{
@@ -85,6 +94,7 @@ pub struct MilvusStore {
     engine: Arc<Engine>,
     version: String,
     searches: Semaphore,
+    leading: tokio::sync::Mutex<Leading>,
     queue: Queue<Close>,
     options: MilvusOptions,
 }
@@ -99,21 +109,32 @@ impl MilvusStore {
         let client = Client::new(&options.address, options.token.as_deref())?;
         let version = wait_for(&client).await?;
         make_database(&client).await?;
+        let agreement = Arc::new(Agreement::open(client.clone()).await?);
         let engine = Arc::new(Engine {
-            registry: Registry::new(client.clone(), client.now().await?),
+            registry: Registry::new(client.clone(), Arc::clone(&agreement), client.now().await?),
+            agreement,
             client,
             pictures: Pictures::new(options.pictures.clone()),
             recent: Mutex::new(Recent::new()),
             seq: AtomicU64::new(0),
         });
         engine.registry.tidy().await?;
+        engine.agreement.tidy().await?;
+        tokio::spawn(Agreement::watch(Arc::downgrade(&engine.agreement)));
         let collections = engine.registry.all().await?.len();
         let limits =
             Limits { writes: options.max_writes, kib: options.max_write_kib, wait: options.write_wait };
         let (queue, groups) = Queue::new(limits);
         tokio::spawn(Writer(Arc::clone(&engine)).run(groups));
         tracing::info!(address = %options.address, version, collections, "store opened");
-        Ok(Self { engine, version, searches: Semaphore::new(options.max_searches), queue, options })
+        Ok(Self {
+            engine,
+            version,
+            searches: Semaphore::new(options.max_searches),
+            leading: tokio::sync::Mutex::default(),
+            queue,
+            options,
+        })
     }
 
     /// Fails once the store was closed.
@@ -145,20 +166,32 @@ impl MilvusStore {
         Ok(found.map(|(handle, reply)| (handle, Columns::new(reply.fields_data))))
     }
 
-    async fn picture(
+    /// What is kept of an item's picture, and in which folder.
+    async fn kept(
         &self,
         name: &CollectionName,
-        id: ItemId,
-        kind: Kind,
-    ) -> Result<Option<bytes::Bytes>, StoreError> {
-        let Some((handle, columns)) = self.rows(name, &expression::ids([&id]), &rows::KNOWN, None).await?
-        else {
-            return Ok(None);
-        };
+        id: &ItemId,
+        view: impl Fn(&Handle) -> View,
+    ) -> Result<Option<(String, Kept)>, StoreError> {
+        self.is_open()?;
+        let expr = expression::ids([id]);
+        let request = |handle: &Handle| query(handle, view(handle), expr.clone(), &rows::KNOWN);
+        let Some((handle, reply)) = self.engine.read(name, request).await? else { return Ok(None) };
+        let columns = Columns::new(reply.fields_data);
         if columns.rows() == 0 {
             return Ok(None);
         }
         let kept = columns.kept(0).ok_or_else(|| self.broken("an item without its fields"))?;
+        Ok(Some((handle.pictures.clone(), kept)))
+    }
+
+    async fn picture(
+        &self,
+        folder: &str,
+        id: ItemId,
+        kept: Kept,
+        kind: Kind,
+    ) -> Result<Option<bytes::Bytes>, StoreError> {
         let is_kept = match kind {
             Kind::Thumbnail => kept.thumbnail,
             Kind::Original => kept.original,
@@ -166,8 +199,8 @@ impl MilvusStore {
         if !is_kept {
             return Ok(None);
         }
-        let (pictures, physical) = (self.engine.pictures.clone(), handle.physical.clone());
-        let read = tokio::task::spawn_blocking(move || pictures.read(&physical, &id, &kept, kind)).await;
+        let (pictures, folder) = (self.engine.pictures.clone(), folder.to_owned());
+        let read = tokio::task::spawn_blocking(move || pictures.read(&folder, &id, &kept, kind)).await;
         read.unwrap_or(Err(StoreError::Internal("reading a picture panicked")))
     }
 
@@ -200,8 +233,8 @@ impl MilvusStore {
     }
 
     /// How many items a collection has; none when it went meanwhile.
-    async fn count(&self, handle: &Handle) -> Result<Option<u64>, StoreError> {
-        let request = query(handle, self.engine.view(handle), String::new(), &["count(*)"]);
+    async fn count(&self, handle: &Handle, view: View) -> Result<Option<u64>, StoreError> {
+        let request = query(handle, view, String::new(), &["count(*)"]);
         match self.engine.client.call(request).await {
             Ok(reply) => {
                 let count = Columns::new(reply.fields_data).count();
@@ -220,7 +253,7 @@ impl MilvusStore {
             IndexKind::Flat => crate::store::IndexKind::Exact,
         };
         let counted = futures::stream::iter(handles).map(async |handle| {
-            let count = self.count(&handle).await?;
+            let count = self.count(&handle, self.engine.view(&handle)).await?;
             Ok::<_, StoreError>(count.map(|items| CollectionInfo {
                 name: handle.name.clone(),
                 contract: handle.contract,
@@ -310,7 +343,12 @@ impl Store for MilvusStore {
     }
 
     fn thumbnail(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Thumbnail>> {
-        async move { Ok(self.picture(&collection, id, Kind::Thumbnail).await?.map(Thumbnail)) }.boxed()
+        async move {
+            let kept = self.kept(&collection, &id, |handle| self.engine.view(handle)).await?;
+            let Some((folder, kept)) = kept else { return Ok(None) };
+            Ok(self.picture(&folder, id, kept, Kind::Thumbnail).await?.map(Thumbnail))
+        }
+        .boxed()
     }
 
     fn list(
@@ -365,6 +403,14 @@ impl Store for MilvusStore {
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        self.queue.close(Close).boxed()
+        async {
+            if self.is_open().is_ok()
+                && let Err(error) = self.engine.agreement.hand_over().await
+            {
+                tracing::warn!(%error, "another process takes over the change of the encoder after a while");
+            }
+            self.queue.close(Close).await
+        }
+        .boxed()
     }
 }

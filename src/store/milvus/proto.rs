@@ -33,11 +33,15 @@ rpc! {
     GetVersion => Version, "GetVersion";
     CheckHealth => Health, "CheckHealth";
     AllocTimestamp => Allocated, "AllocTimestamp";
+    Flush => Flushed, "Flush";
+    ManualCompaction => Compaction, "ManualCompaction";
+    GetCompactionState => CompactionState, "GetCompactionState";
     ListDatabases => Databases, "ListDatabases";
     CreateDatabase => Status, "CreateDatabase";
     CreateCollection => Status, "CreateCollection";
     DropCollection => Status, "DropCollection";
     DescribeCollection => Described, "DescribeCollection";
+    HasCollection => Has, "HasCollection";
     ShowCollections => Shown, "ShowCollections";
     LoadCollection => Status, "LoadCollection";
     GetLoadState => LoadState, "GetLoadState";
@@ -60,7 +64,7 @@ macro_rules! replies {
     )*};
 }
 
-replies! { Version Health Allocated Databases Described Shown LoadState Mutation SearchResults QueryResults }
+replies! { Flushed Compaction CompactionState Version Health Allocated Databases Described Has Shown LoadState Mutation SearchResults QueryResults }
 
 impl Reply for Status {
     fn status(&self) -> Option<&Status> {
@@ -89,6 +93,8 @@ pub mod consistency {
 
 /// The load state of a collection that answers.
 pub const LOADED: i32 = 3;
+/// The state of a compaction that is done.
+pub const COMPACTED: i32 = 2;
 /// The type of a vector to search with.
 pub const PLACEHOLDER_FLOAT_VECTOR: i32 = 101;
 /// The language of a search's filter.
@@ -153,6 +159,46 @@ pub struct Allocated {
     pub status: Option<Status>,
     #[prost(uint64, tag = "2")]
     pub timestamp: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Flush {
+    #[prost(string, repeated, tag = "3")]
+    pub collection_names: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Flushed {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<Status>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ManualCompaction {
+    #[prost(int64, tag = "1")]
+    pub collection_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Compaction {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<Status>,
+    #[prost(int64, tag = "2")]
+    pub compaction_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GetCompactionState {
+    #[prost(int64, tag = "1")]
+    pub compaction_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CompactionState {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<Status>,
+    #[prost(int32, tag = "2")]
+    pub state: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -221,11 +267,28 @@ pub struct DescribeCollection {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct HasCollection {
+    /// A name or an alias.
+    #[prost(string, tag = "3")]
+    pub collection_name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Has {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<Status>,
+    #[prost(bool, tag = "2")]
+    pub value: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct Described {
     #[prost(message, optional, tag = "1")]
     pub status: Option<Status>,
     #[prost(message, optional, tag = "2")]
     pub schema: Option<CollectionSchema>,
+    #[prost(int64, tag = "3")]
+    pub collection_id: i64,
     #[prost(uint64, tag = "7")]
     pub created_utc_timestamp: u64,
     #[prost(string, repeated, tag = "9")]

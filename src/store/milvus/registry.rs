@@ -13,21 +13,17 @@ use futures::{StreamExt, TryStreamExt};
 use latentd_model::{Contract, Embedding};
 use parking_lot::Mutex;
 use prost::Message;
-use serde::{Deserialize, Serialize};
 
 use super::address::IndexKind;
+use super::agreement::Agreement;
 use super::client::{CallError, Client};
-use super::proto::{self, FieldSchema, Pair};
+use super::labels::{self, Label, PHYSICAL, SCHEMA, alias};
+use super::proto::{self, Pair};
 use super::recent::SETTLED;
+use super::record::Record;
 use super::rows;
 use crate::store::{CollectionName, StoreError, Timestamp};
 
-/// What an alias begins with.
-const ALIAS: &str = "latentd_";
-/// What the name of a Milvus collection begins with; no alias begins so.
-const PHYSICAL: &str = "latentdv_";
-/// The schema that this build reads and writes.
-const SCHEMA: u32 = 1;
 /// How long what was learnt of a collection is taken as true: another process may delete it.
 const FRESH: Duration = Duration::from_secs(2);
 /// How long a new collection may take until it answers.
@@ -38,16 +34,7 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 /// Calls at once when all collections are looked at.
 const AT_ONCE: usize = 8;
 
-/// The description of a Milvus collection.
-#[derive(Debug, Serialize, Deserialize)]
-struct Label {
-    latentd_schema: u32,
-    collection: String,
-    contract: Contract,
-    created: i64,
-}
-
-/// A collection that serves.
+/// A collection of some generation.
 #[derive(Debug)]
 pub struct Handle {
     pub name: CollectionName,
@@ -56,8 +43,12 @@ pub struct Handle {
     pub contract: Contract,
     pub dim: usize,
     pub created: Timestamp,
+    /// The folder of its pictures.
+    pub pictures: String,
     /// Timestamp of the last write that this process made, or of its start, and when that was.
     written: Mutex<(u64, Instant)>,
+    /// When this process first saw it, if others may have filled it before.
+    seen: Option<Instant>,
 }
 
 impl Handle {
@@ -83,6 +74,11 @@ impl Handle {
         (at.elapsed() < SETTLED).then_some(timestamp)
     }
 
+    /// Whether it was seen so lately that others' last writes may not be seen by reads that wait for nothing.
+    pub fn is_new(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.elapsed() < SETTLED)
+    }
+
     /// Notes a write, or what came after it.
     pub fn wrote(&self, timestamp: u64) {
         let mut written = self.written.lock();
@@ -93,56 +89,60 @@ impl Handle {
 /// The collections of one engine.
 pub struct Registry {
     client: Client,
+    pub agreement: Arc<Agreement>,
     /// When this process began, for Milvus and for itself: what was acknowledged before must be seen too.
     began: (u64, Instant),
-    known: Mutex<HashMap<CollectionName, (Instant, Arc<Handle>)>>,
-}
-
-/// The alias of a collection: Milvus' names have no `-` and `.`.
-fn alias(name: &CollectionName) -> String {
-    let mut alias = ALIAS.to_owned();
-    for c in name.as_str().chars() {
-        match c {
-            '_' => alias.push_str("__"),
-            '-' => alias.push_str("_d"),
-            '.' => alias.push_str("_p"),
-            c => alias.push(c),
-        }
-    }
-    alias
+    /// By Milvus' name or alias.
+    known: Mutex<HashMap<String, (Instant, Arc<Handle>)>>,
 }
 
 impl Registry {
     /// `now` is a timestamp of the engine.
-    pub fn new(client: Client, now: u64) -> Self {
-        Self { client, began: (now, Instant::now()), known: Mutex::default() }
+    pub fn new(client: Client, agreement: Arc<Agreement>, now: u64) -> Self {
+        Self { client, agreement, began: (now, Instant::now()), known: Mutex::default() }
     }
 
-    /// The collection, if it came into being.
-    pub async fn find(&self, name: &CollectionName) -> Result<Option<Arc<Handle>>, StoreError> {
-        if let Some((at, handle)) = self.known.lock().get(name)
+    /// The collection of a generation, if it came into being.
+    pub async fn find_in(
+        &self,
+        generation: u64,
+        name: &CollectionName,
+    ) -> Result<Option<Arc<Handle>>, StoreError> {
+        let alias = alias(generation, name);
+        if let Some((at, handle)) = self.known.lock().get(&alias)
             && at.elapsed() < FRESH
         {
             return Ok(Some(Arc::clone(handle)));
         }
-        let found = self.describe(alias(name)).await?;
-        let mut known = self.known.lock();
-        let Some((handle, _)) = found else {
-            known.remove(name);
+        let Some((mut handle, _)) = self.describe(alias.clone()).await? else {
+            self.known.lock().remove(&alias);
             return Ok(None);
         };
-        // The same one keeps what is known of this process' writes.
-        let handle = match known.get(name) {
-            Some((_, old)) if old.physical == handle.physical => Arc::clone(old),
-            _ => Arc::new(handle),
-        };
-        known.insert(name.clone(), (Instant::now(), Arc::clone(&handle)));
+        // What was written into it before it serves must be seen.
+        if generation > 0 && self.known.lock().values().all(|(_, old)| old.physical != handle.physical) {
+            handle.wrote(self.client.now().await?);
+            handle.seen = Some(Instant::now());
+        }
+        let mut known = self.known.lock();
+        // The same one keeps what is known of this process' writes, under whichever alias.
+        let old = known.values().find(|(_, old)| old.physical == handle.physical);
+        let handle = old.map_or_else(|| Arc::new(handle), |(_, old)| Arc::clone(old));
+        known.insert(alias, (Instant::now(), Arc::clone(&handle)));
         Ok(Some(handle))
     }
 
     /// The collection; `default` may have none yet, any other name must.
     pub async fn expect(&self, name: &CollectionName) -> Result<Option<Arc<Handle>>, StoreError> {
-        match self.find(name).await? {
+        self.expect_in(self.agreement.last().serving, name).await
+    }
+
+    /// As [`Self::expect`], in a generation.
+    pub async fn expect_in(
+        &self,
+        generation: u64,
+        name: &CollectionName,
+    ) -> Result<Option<Arc<Handle>>, StoreError> {
+        match self.find_in(generation, name).await? {
             None if !name.is_default() => Err(StoreError::UnknownCollection(name.clone())),
             found => Ok(found),
         }
@@ -155,7 +155,7 @@ impl Registry {
 
     /// Forgets what was learnt of a collection, since a call showed that it is gone.
     pub fn forget(&self, name: &CollectionName) {
-        self.known.lock().remove(name);
+        self.known.lock().retain(|_, (_, handle)| handle.name != *name);
     }
 
     /// The collection behind a name of Milvus, and its aliases.
@@ -185,26 +185,33 @@ impl Registry {
         let label: Label =
             serde_json::from_str(&schema.description).map_err(|error| foreign(&error.to_string()))?;
         let name = CollectionName::new(&label.collection).map_err(|error| foreign(&error.to_string()))?;
-        let dim = dim_of(&schema.fields).ok_or_else(|| foreign("it has no vectors"))?;
-        if let Some(difference) = difference(&rows::schema(dim), &schema.fields) {
+        let dim = labels::dim_of(&schema.fields).ok_or_else(|| foreign("it has no vectors"))?;
+        if let Some(difference) = labels::difference(&rows::schema(dim), &schema.fields) {
             return Err(foreign(&difference));
         }
         let (contract, created) = (label.contract, Timestamp(label.created));
-        let handle =
-            Handle { name, physical: schema.name, contract, dim, created, written: Mutex::new(self.began) };
+        let pictures = label.pictures.unwrap_or_else(|| schema.name.clone());
+        let written = Mutex::new(self.began);
+        let (physical, seen) = (schema.name, None);
+        let handle = Handle { name, physical, contract, dim, created, pictures, written, seen };
         Ok(Some((handle, described.aliases)))
     }
 
     /// All collections that serve, by name.
     pub async fn all(&self) -> Result<Vec<Arc<Handle>>, StoreError> {
+        self.all_in(self.agreement.last().serving).await
+    }
+
+    /// All collections of a generation, by name.
+    pub async fn all_in(&self, generation: u64) -> Result<Vec<Arc<Handle>>, StoreError> {
         let described = self.describe_all().await?;
         let mut serving: Vec<CollectionName> = described
             .into_iter()
-            .filter(|(handle, aliases)| aliases.contains(&alias(&handle.name)))
+            .filter(|(handle, aliases)| aliases.contains(&alias(generation, &handle.name)))
             .map(|(handle, _)| handle.name)
             .collect();
         serving.sort();
-        let found = futures::stream::iter(serving).map(async |name| self.find(&name).await);
+        let found = futures::stream::iter(serving).map(async |name| self.find_in(generation, &name).await);
         let found: Vec<_> = found.buffered(AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -217,20 +224,23 @@ impl Registry {
         Ok(described.into_iter().flatten().collect())
     }
 
-    /// Makes a collection, or finds the one that another process has just made.
+    /// Makes a collection of a generation, or finds the one that another process has just made. `of` is the one
+    /// that it stands beside, whose pictures are its own and which it is as old as.
     pub async fn create(
         &self,
+        generation: u64,
         name: &CollectionName,
-        contract: Contract,
-        dim: usize,
+        (contract, dim): (Contract, usize),
+        of: Option<&Handle>,
     ) -> Result<Arc<Handle>, StoreError> {
         let number = self.client.now().await?;
-        let physical = format!("{PHYSICAL}{}_{contract}_{number:x}", &alias(name)[ALIAS.len()..]);
+        let physical = labels::physical(name, contract, number);
         let label = Label {
-            latentd_schema: SCHEMA,
+            latentd_schema: if generation == 0 { 1 } else { SCHEMA },
             collection: name.to_string(),
             contract,
-            created: Timestamp::now().0,
+            created: of.map_or_else(Timestamp::now, |of| of.created).0,
+            pictures: of.map(|of| of.pictures.clone()),
         };
         let description = serde_json::to_string(&label).map_err(|_| StoreError::Internal("a label"))?;
         let (name_of, fields) = (physical.clone(), rows::schema(dim));
@@ -245,12 +255,13 @@ impl Registry {
             })
             .await?;
         self.make_ready(&physical).await?;
-        let publish = proto::CreateAlias { collection_name: physical.clone(), alias: alias(name) };
+        let publish =
+            proto::CreateAlias { collection_name: physical.clone(), alias: alias(generation, name) };
         let published = self.client.call(publish).await;
         if published.is_err() {
             // Another process was quicker, or it is not known whether this one was.
             self.forget(name);
-            let winner = self.find(name).await?;
+            let winner = self.find_in(generation, name).await?;
             if winner.as_ref().is_none_or(|winner| winner.physical != physical) {
                 let abandoned =
                     self.client.ask(proto::DropCollection { collection_name: physical.clone() }).await;
@@ -264,9 +275,9 @@ impl Registry {
                 (None, Ok(_)) => Err(StoreError::Internal("an alias went as soon as it came")),
             };
         }
-        tracing::info!(collection = %name, physical, %contract, dim, "collection made");
+        tracing::info!(collection = %name, physical, %contract, dim, generation, "collection made");
         self.forget(name);
-        self.find(name).await?.ok_or_else(|| StoreError::UnknownCollection(name.clone()))
+        self.find_in(generation, name).await?.ok_or_else(|| StoreError::UnknownCollection(name.clone()))
     }
 
     /// Indexes and loads an empty collection, and waits until it answers.
@@ -297,15 +308,56 @@ impl Registry {
         }
     }
 
-    /// Deletes a collection; gives which Milvus collection it was.
-    pub async fn drop_collection(&self, name: &CollectionName) -> Result<Option<String>, StoreError> {
+    /// Deletes a collection, with all generations of it; gives the folder of its pictures.
+    pub async fn drop_collection(
+        &self,
+        record: &Record,
+        name: &CollectionName,
+    ) -> Result<Option<String>, StoreError> {
         self.forget(name);
-        let Some(handle) = self.find(name).await? else { return Ok(None) };
+        let Some(handle) = self.find_in(record.serving, name).await? else { return Ok(None) };
+        // First where it serves: what is left of the others then is no part of anything.
+        let mut generations = vec![record.serving];
+        generations.extend(record.previous.map(|kept| kept.generation));
+        generations.extend(record.change.as_ref().map(|change| change.generation));
+        for generation in generations {
+            self.drop_in(generation, name).await?;
+        }
+        Ok(Some(handle.pictures.clone()))
+    }
+
+    /// Takes a collection out of a generation, and deletes it unless it belongs to another one.
+    pub async fn drop_in(&self, generation: u64, name: &CollectionName) -> Result<(), StoreError> {
+        let alias = alias(generation, name);
+        let Some((handle, mut aliases)) = self.describe(alias.clone()).await? else { return Ok(()) };
         self.forget(name);
         // Milvus ends both calls well when there is nothing to do, so that they can be tried again.
-        self.client.ask(proto::DropAlias { alias: alias(name) }).await?;
-        self.client.ask(proto::DropCollection { collection_name: handle.physical.clone() }).await?;
-        Ok(Some(handle.physical.clone()))
+        self.client.ask(proto::DropAlias { alias: alias.clone() }).await?;
+        aliases.retain(|other| *other != alias);
+        if aliases.is_empty() {
+            self.client.ask(proto::DropCollection { collection_name: handle.physical }).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a generation its share in a collection that a change does not concern.
+    pub async fn share(&self, generation: u64, handle: &Handle) -> Result<(), StoreError> {
+        let alias = alias(generation, &handle.name);
+        let collection_name = handle.physical.clone();
+        self.client.ask(proto::CreateAlias { collection_name, alias }).await.map(drop)
+    }
+
+    /// Takes out of the generations that the record does not need what they still have.
+    pub async fn sweep(&self, record: &Record) -> Result<(), StoreError> {
+        for (handle, aliases) in self.describe_all().await? {
+            for generation in aliases.iter().filter_map(|alias| labels::generation(alias)) {
+                // A later one is a change's that this record does not know of yet.
+                if generation <= record.number && !record.needs(generation) {
+                    self.drop_in(generation, &handle.name).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what processes that died while they made or deleted a collection have left.
@@ -313,7 +365,8 @@ impl Registry {
         // The physical part of a timestamp is in milliseconds, above 18 bits of a counter.
         let now = self.client.now().await? >> 18;
         for (handle, aliases) in self.describe_all().await? {
-            let age = now.saturating_sub(u64::try_from(handle.created.0).unwrap_or(u64::MAX));
+            let number = handle.physical.rsplit('_').next().and_then(|n| u64::from_str_radix(n, 16).ok());
+            let age = now.saturating_sub(number.unwrap_or(u64::MAX) >> 18);
             if aliases.is_empty() && u128::from(age) > ABANDONED.as_millis() {
                 tracing::warn!(
                     physical = handle.physical,
@@ -323,52 +376,5 @@ impl Registry {
             }
         }
         Ok(())
-    }
-}
-
-fn dim_of(fields: &[FieldSchema]) -> Option<usize> {
-    let vector = fields.iter().find(|field| field.name == rows::VECTOR)?;
-    vector.type_params.iter().find(|pair| pair.key == "dim")?.value.parse().ok()
-}
-
-/// How a schema differs from the expected one, if it does. What another version of Milvus adds is no difference.
-fn difference(expected: &[FieldSchema], found: &[FieldSchema]) -> Option<String> {
-    for field in expected {
-        let Some(other) = found.iter().find(|other| other.name == field.name) else {
-            return Some(format!("it has no field {}", field.name));
-        };
-        let params = field.type_params.iter().all(|pair| other.type_params.contains(pair));
-        if other.data_type != field.data_type || other.is_primary_key != field.is_primary_key || !params {
-            return Some(format!("its field {} is of another type", field.name));
-        }
-    }
-    let unknown = found.iter().find(|other| !expected.iter().any(|field| field.name == other.name));
-    unknown.map(|field| format!("it has a field {}, which latentd does not write", field.name))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn schemas_are_compared() {
-        let ours = rows::schema(8);
-        assert_eq!(difference(&ours, &ours), None);
-        assert!(difference(&rows::schema(9), &ours).unwrap().contains("vector is of another type"));
-        assert!(difference(&ours, &ours[1..]).unwrap().contains("no field id"));
-        assert!(difference(&ours[1..], &ours).unwrap().contains("a field id"));
-        assert_eq!(dim_of(&ours), Some(8));
-    }
-
-    proptest! {
-        #[test]
-        fn aliases_are_names_of_milvus_and_no_two_alike(a in "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", b in "[a-b][a_.-]{0,4}") {
-            let (a, b) = (CollectionName::new(&a).unwrap(), CollectionName::new(&b).unwrap());
-            prop_assert!(alias(&a).chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
-            prop_assert!(alias(&a).len() < 200);
-            prop_assert_eq!(alias(&a) == alias(&b), a == b);
-        }
     }
 }

@@ -16,7 +16,8 @@ pub const ID: &str = "id";
 /// What searches compare.
 pub const VECTOR: &str = "vector";
 const METADATA: &str = "metadata";
-const FIELDS: &str = "fields";
+/// The metadata laid flat for filters.
+pub const FIELDS: &str = "fields";
 const CONTENT_HASH: &str = "content_hash";
 const SEQ: &str = "seq";
 const CREATED: &str = "created";
@@ -26,6 +27,8 @@ const HAS_ORIGINAL: &str = "has_original";
 
 /// The fields of an item but its vector.
 pub const PLAIN: [&str; 8] = [ID, METADATA, CONTENT_HASH, SEQ, CREATED, UPDATED, HAS_THUMBNAIL, HAS_ORIGINAL];
+/// What tells which state of an item it is, and whether it can be embedded again.
+pub const STATE: [&str; 4] = [ID, SEQ, HAS_THUMBNAIL, HAS_ORIGINAL];
 /// What a write must know of the item before it.
 pub const KNOWN: [&str; 5] = [ID, CONTENT_HASH, CREATED, HAS_THUMBNAIL, HAS_ORIGINAL];
 
@@ -57,6 +60,38 @@ pub struct Stamped<'a> {
     pub seq: u64,
     pub created: Timestamp,
     pub updated: Timestamp,
+    /// What is kept of its picture.
+    pub kept: Kept,
+}
+
+impl<'a> Stamped<'a> {
+    /// A new item, with what it brings.
+    pub fn new(item: &'a NewItem, seq: u64, created: Timestamp, updated: Timestamp) -> Self {
+        let (thumbnail, original) = (item.thumbnail.is_some(), item.picture.is_some());
+        let kept = Kept { content_hash: item.content_hash, thumbnail, original };
+        Self { item, seq, created, updated, kept }
+    }
+}
+
+/// Rows and bytes of one call.
+const ROWS: usize = 1000;
+const BYTES: usize = 8 << 20;
+
+/// Rows cut into calls of bounded size.
+pub fn calls<'a, 'b>(rows: &'b [Stamped<'a>]) -> Vec<&'b [Stamped<'a>]> {
+    let (mut calls, mut from, mut bytes) = (Vec::new(), 0, 0);
+    for (place, row) in rows.iter().enumerate() {
+        let size = size(row.item);
+        if place > from && (place - from == ROWS || bytes + size > BYTES) {
+            calls.push(&rows[from..place]);
+            (from, bytes) = (place, 0);
+        }
+        bytes += size;
+    }
+    if from < rows.len() {
+        calls.push(&rows[from..]);
+    }
+    calls
 }
 
 /// Bytes of a row, about.
@@ -100,8 +135,8 @@ pub fn encode(rows: &[Stamped<'_>], dim: usize) -> Vec<FieldData> {
         longs(SEQ, of(rows, |row| row.seq.cast_signed())),
         longs(CREATED, of(rows, |row| row.created.0)),
         longs(UPDATED, of(rows, |row| row.updated.0)),
-        bools(HAS_THUMBNAIL, of(rows, |row| row.item.thumbnail.is_some())),
-        bools(HAS_ORIGINAL, of(rows, |row| row.item.picture.is_some())),
+        bools(HAS_THUMBNAIL, of(rows, |row| row.kept.thumbnail)),
+        bools(HAS_ORIGINAL, of(rows, |row| row.kept.original)),
     ]
 }
 
@@ -191,6 +226,14 @@ impl Columns {
         }
     }
 
+    /// A row's metadata as filters read it.
+    pub fn fields(&self, row: usize) -> Option<&[u8]> {
+        match self.scalars(FIELDS)? {
+            ScalarColumn::Json(Jsons { data }) => data.get(row).map(Vec::as_slice),
+            _ => None,
+        }
+    }
+
     /// A row's vector.
     pub fn vector(&self, row: usize) -> Option<Embedding> {
         let Column::Vectors(Vectors { dim, floats: Some(Floats { data }) }) = self.by_name.get(VECTOR)?
@@ -199,6 +242,12 @@ impl Columns {
         };
         let dim = usize::try_from(*dim).ok()?;
         Embedding::from_normalised(data.get(row * dim..(row + 1) * dim)?.to_vec()).ok()
+    }
+
+    /// The state of a row's item, and whether anything is kept of its picture.
+    pub fn state(&self, row: usize) -> Option<(ItemId, u64, bool)> {
+        let pictured = self.bool(HAS_THUMBNAIL, row)? || self.bool(HAS_ORIGINAL, row)?;
+        Some((self.id(row)?, self.long(SEQ, row)?.cast_unsigned(), pictured))
     }
 
     /// When the item of a row was first written.

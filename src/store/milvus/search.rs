@@ -62,6 +62,22 @@ impl MilvusStore {
         }
     }
 
+    /// As a search, in whichever generation; without a filter.
+    pub(super) async fn nearest_in(
+        &self,
+        handle: &Handle,
+        view: View,
+        query: &Query,
+    ) -> Result<Vec<Neighbour>, StoreError> {
+        let Some(wanted) = expression::of_search(None, &query.exclude) else { return Ok(Vec::new()) };
+        let request = self.request(handle, view, query, &wanted, query.k + MORE);
+        let found = self.engine.client.ask(request).await?.results.unwrap_or_default();
+        let (mut near, _) = self.neighbours(found, query)?;
+        near.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
+        near.truncate(query.k);
+        Ok(near)
+    }
+
     fn request(
         &self,
         handle: &Handle,

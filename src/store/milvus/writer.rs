@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::engine::{Engine, Fault, IDS};
+use super::engine::{Engine, Fault};
 use super::pictures::Brought;
 use super::proto;
 use super::recent::Known;
+use super::record::Record;
 use super::registry::Handle;
 use super::rows::{self, Kept, Stamped};
 use crate::store::queue::{Group, Groups, Reply, UpsertResults, Write};
@@ -19,9 +21,10 @@ use crate::store::{CollectionName, ItemId, NewItem, StoreError, Timestamp, Upser
 /// Ends the task, and is answered then.
 pub struct Close(pub Reply<()>);
 
-/// Rows and bytes of one call.
-const ROWS: usize = 1000;
-const BYTES: usize = 8 << 20;
+/// How long a write may take to be answered; a change of the encoder looks for writes that are newer by twice that.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// How often a write is done again when another process writes the store's agreement meanwhile.
+const TRIES: usize = 3;
 
 /// Writes that stand together and go together.
 enum Run {
@@ -99,22 +102,51 @@ impl Writer {
         }
     }
 
+    /// Writes, again when the store's agreement changed meanwhile: what went by the old one may not be answered.
     async fn upsert_all(
         &self,
         name: &CollectionName,
         items: &[NewItem],
     ) -> Result<UpsertResults, StoreError> {
+        let mut created = vec![false; items.len()];
+        for _ in 0..TRIES {
+            let ticket = self.0.agreement.ticket().await?;
+            let began = Instant::now();
+            let mut results = self.upsert_by(&ticket, name, items).await?;
+            for (result, created) in results.iter_mut().zip(&mut created) {
+                if let Ok(done) = result {
+                    done.created |= *created;
+                    *created = done.created;
+                }
+            }
+            if began.elapsed() < LIMIT && self.0.agreement.holds(&ticket).await? {
+                return Ok(results);
+            }
+        }
+        Err(StoreError::Changing)
+    }
+
+    async fn upsert_by(
+        &self,
+        ticket: &Record,
+        name: &CollectionName,
+        items: &[NewItem],
+    ) -> Result<UpsertResults, StoreError> {
         let Some(first) = items.first() else { return Ok(Vec::new()) };
+        let (registry, generation) = (&self.0.registry, ticket.serving);
         let mut tries = 0;
         loop {
-            let handle = match self.0.registry.find(name).await? {
+            let handle = match registry.find_in(generation, name).await? {
                 Some(handle) => handle,
-                None => self.0.registry.create(name, first.contract, first.vector.dim()).await?,
+                None => {
+                    let made = (first.contract, first.vector.dim());
+                    registry.create(generation, name, made, None).await?
+                }
             };
             tries += 1;
             match self.upsert_into(&handle, items).await {
                 Ok(results) => return Ok(results),
-                Err(Fault::Gone) if tries < 3 => self.0.registry.forget(name),
+                Err(Fault::Gone) if tries < 3 => registry.forget(name),
                 Err(Fault::Gone) => return Err(StoreError::UnknownCollection(name.clone())),
                 Err(Fault::Store(error)) => return Err(error),
             }
@@ -144,13 +176,13 @@ impl Writer {
         self.0.seq.fetch_max(seq - 1, Ordering::Relaxed);
         let mut rows: Vec<(usize, Stamped<'_>)> = last
             .into_values()
-            .map(|(place, seq, created)| (place, Stamped { item: &items[place], seq, created, updated }))
+            .map(|(place, seq, created)| (place, Stamped::new(&items[place], seq, created, updated)))
             .collect();
         rows.sort_by_key(|(place, _)| *place);
         let mut failed: HashMap<&ItemId, StoreError> = self.write_pictures(handle, items, &rows).await;
         rows.retain(|(_, row)| !failed.contains_key(&row.item.id));
         let rows: Vec<Stamped<'_>> = rows.into_iter().map(|(_, row)| row).collect();
-        for rows in calls(&rows) {
+        for rows in rows::calls(&rows) {
             match self.write_rows(handle, rows).await {
                 Ok(()) => self.written(handle, rows, &before).await,
                 Err(Fault::Gone) => return Err(Fault::Gone),
@@ -180,11 +212,11 @@ impl Writer {
         if brought.is_empty() {
             return HashMap::new();
         }
-        let (pictures, physical) = (self.0.pictures.clone(), handle.physical.clone());
+        let (pictures, folder) = (self.0.pictures.clone(), handle.pictures.clone());
         let places: Vec<usize> = brought.iter().map(|(place, _)| *place).collect();
         let work = tokio::task::spawn_blocking(move || {
             let write = |(place, brought): &(usize, Brought)| {
-                pictures.write(&physical, brought).err().map(|error| (*place, error))
+                pictures.write(&folder, brought).err().map(|error| (*place, error))
             };
             brought.iter().filter_map(write).collect::<Vec<_>>()
         });
@@ -217,8 +249,7 @@ impl Writer {
             let mut recent = self.0.recent.lock();
             for row in rows {
                 let item = row.item;
-                let (thumbnail, original) = (item.thumbnail.is_some(), item.picture.is_some());
-                let kept = Kept { content_hash: item.content_hash, thumbnail, original };
+                let kept = row.kept;
                 if let Some(known) = before.get(&item.id).filter(|known| known.kept != kept) {
                     replaced.push((item.id.clone(), known.kept, Some(kept)));
                 }
@@ -233,10 +264,10 @@ impl Writer {
         if gone.is_empty() {
             return;
         }
-        let (pictures, physical) = (self.0.pictures.clone(), handle.physical.clone());
+        let (pictures, folder) = (self.0.pictures.clone(), handle.pictures.clone());
         let work = tokio::task::spawn_blocking(move || {
             for (id, kept, still) in gone {
-                pictures.delete(&physical, &id, &kept, still.as_ref());
+                pictures.delete(&folder, &id, &kept, still.as_ref());
             }
         });
         if work.await.is_err() {
@@ -245,26 +276,54 @@ impl Writer {
     }
 
     async fn delete(&self, name: &CollectionName, ids: &[ItemId]) -> Result<Vec<bool>, StoreError> {
-        let Some(handle) = self.0.registry.expect(name).await? else { return Ok(vec![false; ids.len()]) };
-        match self.delete_from(&handle, ids).await {
-            Ok(there) => Ok(there),
-            Err(Fault::Store(error)) => Err(error),
-            // With the collection everything in it has gone.
-            Err(Fault::Gone) => {
-                self.0.registry.forget(name);
-                self.0.registry.expect(name).await.map(|_| vec![false; ids.len()])
+        let mut there = vec![false; ids.len()];
+        for _ in 0..TRIES {
+            let ticket = self.0.agreement.ticket().await?;
+            let deleted = self.delete_by(&ticket, name, ids).await?;
+            there.iter_mut().zip(deleted).for_each(|(there, deleted)| *there |= deleted);
+            if self.0.agreement.holds(&ticket).await? {
+                return Ok(there);
             }
         }
+        Err(StoreError::Changing)
+    }
+
+    async fn delete_by(
+        &self,
+        ticket: &Record,
+        name: &CollectionName,
+        ids: &[ItemId],
+    ) -> Result<Vec<bool>, StoreError> {
+        let registry = &self.0.registry;
+        let Some(handle) = registry.expect_in(ticket.serving, name).await? else {
+            return Ok(vec![false; ids.len()]);
+        };
+        let there = match self.delete_from(&handle, ids).await {
+            Ok(there) => there,
+            Err(Fault::Store(error)) => return Err(error),
+            // With the collection everything in it has gone.
+            Err(Fault::Gone) => {
+                registry.forget(name);
+                return registry.expect_in(ticket.serving, name).await.map(|_| vec![false; ids.len()]);
+            }
+        };
+        // What is deleted must not come back with a change of the encoder.
+        if let Some(change) = &ticket.change {
+            let spare = registry.find_in(change.generation, name).await?;
+            if let Some(spare) = spare.filter(|spare| spare.physical != handle.physical) {
+                match self.0.delete_rows(&spare, ids).await {
+                    Err(Fault::Store(error)) => return Err(error),
+                    Ok(()) | Err(Fault::Gone) => {}
+                }
+            }
+        }
+        Ok(there)
     }
 
     async fn delete_from(&self, handle: &Handle, ids: &[ItemId]) -> Result<Vec<bool>, Fault> {
         let mut before = self.0.known(handle, &ids.iter().collect::<Vec<_>>()).await?;
         // Also those that are not known: another process may have written them a moment ago.
-        for ids in ids.chunks(IDS) {
-            let (collection_name, expr) = (handle.physical.clone(), super::expression::ids(ids));
-            let request = proto::Delete { collection_name, expr };
-            self.0.client.call(request).await.map_err(|error| self.0.fault(error))?;
-        }
+        self.0.delete_rows(handle, ids).await?;
         // Milvus tells no timestamp of a deletion.
         handle.wrote(self.0.client.now().await.map_err(Fault::Store)?);
         let mut gone = Vec::new();
@@ -283,12 +342,21 @@ impl Writer {
     }
 
     async fn drop_collection(&self, name: &CollectionName) -> Result<bool, StoreError> {
-        let Some(physical) = self.0.registry.drop_collection(name).await? else { return Ok(false) };
-        let pictures = self.0.pictures.clone();
-        if tokio::task::spawn_blocking(move || pictures.delete_all(&physical)).await.is_err() {
-            tracing::error!("deleting pictures panicked");
+        let mut there = false;
+        for _ in 0..TRIES {
+            let ticket = self.0.agreement.ticket().await?;
+            if let Some(folder) = self.0.registry.drop_collection(&ticket, name).await? {
+                there = true;
+                let pictures = self.0.pictures.clone();
+                if tokio::task::spawn_blocking(move || pictures.delete_all(&folder)).await.is_err() {
+                    tracing::error!("deleting pictures panicked");
+                }
+            }
+            if self.0.agreement.holds(&ticket).await? {
+                return Ok(there);
+            }
         }
-        Ok(true)
+        Err(StoreError::Changing)
     }
 }
 
@@ -299,21 +367,4 @@ fn whole(results: UpsertResults) -> Result<UpsertResults, StoreError> {
         Some(Err(error)) if results.iter().all(lost) => Err(error.clone()),
         _ => Ok(results),
     }
-}
-
-/// Rows cut into calls of bounded size.
-fn calls<'a, 'b>(rows: &'b [Stamped<'a>]) -> Vec<&'b [Stamped<'a>]> {
-    let (mut calls, mut from, mut bytes) = (Vec::new(), 0, 0);
-    for (place, row) in rows.iter().enumerate() {
-        let size = rows::size(row.item);
-        if place > from && (place - from == ROWS || bytes + size > BYTES) {
-            calls.push(&rows[from..place]);
-            (from, bytes) = (place, 0);
-        }
-        bytes += size;
-    }
-    if from < rows.len() {
-        calls.push(&rows[from..]);
-    }
-    calls
 }

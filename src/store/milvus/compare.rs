@@ -1,0 +1,198 @@
+//! Compare: two generations of a collection side by side, by the numbers of their items' writes.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::MilvusStore;
+use super::engine::{Fault, IDS, View, query};
+use super::expression;
+use super::proto::Pair;
+use super::registry::Handle;
+use super::rows::{self, Columns};
+use crate::store::refresh::{Place, Remaining, Stale};
+use crate::store::{CollectionName, ItemId, StoreError};
+
+/// Items that are compared at a time.
+const PAGE: usize = 4096;
+
+/// An item's state: the number of its write, and whether anything is kept of its picture.
+type State = (ItemId, u64, bool);
+
+/// What a comparison of a part of a collection found.
+pub struct Found {
+    /// Items that the spare lacks, or has in another state.
+    pub stale: Vec<Stale>,
+    /// What the spare should not have: other states, and items that are gone.
+    pub wrong: Vec<ItemId>,
+    /// Items of the part.
+    pub items: u64,
+    /// Where the next part begins; none at the end.
+    pub next: Option<ItemId>,
+}
+
+/// A way through all that is stale.
+pub struct Pass {
+    /// The engine's time when it began, if it began at the beginning.
+    pub began: Option<u64>,
+    /// Only items written after this are looked at.
+    since: Option<u64>,
+    /// Collections left to compare, the first from an item on.
+    left: VecDeque<CollectionName>,
+    from: Option<ItemId>,
+    found: VecDeque<Stale>,
+    /// The last item that was given.
+    pub given: Option<Place>,
+}
+
+impl Pass {
+    /// Through these collections, behind `after`.
+    pub fn new(
+        names: Vec<CollectionName>,
+        after: Option<Place>,
+        began: Option<u64>,
+        since: Option<u64>,
+    ) -> Self {
+        let first = after.as_ref().map(|(name, _)| name.clone());
+        let left =
+            names.into_iter().filter(|name| first.as_ref().is_none_or(|first| name >= first)).collect();
+        let mut pass = Self { began, since, left, from: None, found: VecDeque::new(), given: after.clone() };
+        pass.from = after.filter(|(name, _)| pass.left.front() == Some(name)).map(|(_, id)| id);
+        pass
+    }
+}
+
+impl MilvusStore {
+    /// What an expression finds, by id; nothing where the collection is gone.
+    async fn states(
+        &self,
+        handle: &Handle,
+        expr: String,
+        limit: Option<usize>,
+    ) -> Result<Vec<State>, StoreError> {
+        let mut request = query(handle, View::STRONG, expr, &rows::STATE);
+        request.query_params.extend(limit.map(|limit| Pair::new("limit", limit)));
+        let reply = match self.engine.client.call(request).await.map_err(|error| self.engine.fault(error)) {
+            Ok(reply) => reply,
+            Err(Fault::Gone) => return Ok(Vec::new()),
+            Err(Fault::Store(error)) => return Err(error),
+        };
+        let columns = Columns::new(reply.fields_data);
+        let state = |row| columns.state(row).ok_or_else(|| self.broken("an item without its fields"));
+        let mut states = (0..columns.rows()).map(state).collect::<Result<Vec<_>, _>>()?;
+        states.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(states)
+    }
+
+    /// The states of these items.
+    pub(super) async fn states_of(
+        &self,
+        handle: &Handle,
+        ids: &[ItemId],
+    ) -> Result<HashMap<ItemId, u64>, StoreError> {
+        let mut all = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(IDS) {
+            let states = self.states(handle, expression::ids(ids), None).await?;
+            all.extend(states.into_iter().map(|(id, seq, _)| (id, seq)));
+        }
+        Ok(all)
+    }
+
+    /// Compares the items behind `after`, a page of them; only those written after `since` where that is given.
+    pub(super) async fn compare(
+        &self,
+        (serving, spare): (&Handle, &Handle),
+        after: Option<&ItemId>,
+        since: Option<u64>,
+    ) -> Result<Found, StoreError> {
+        let mut expr = format!("id > {}", expression::quote(after.map_or("", ItemId::as_str)));
+        if let Some(since) = since {
+            expr = format!("{expr} && seq > {since}");
+        }
+        let ours = self.states(serving, expr, Some(PAGE)).await?;
+        let next = ours.last().filter(|_| ours.len() == PAGE).map(|(id, ..)| id.clone());
+        let mut theirs = if since.is_some() {
+            self.states_of(spare, &ours.iter().map(|(id, ..)| id.clone()).collect::<Vec<_>>()).await?
+        } else {
+            let mut expr = format!("id > {}", expression::quote(after.map_or("", ItemId::as_str)));
+            if let Some(last) = &next {
+                expr = format!("{expr} && id <= {}", expression::quote(last.as_str()));
+            }
+            self.states(spare, expr, None).await?.into_iter().map(|(id, seq, _)| (id, seq)).collect()
+        };
+        let (mut stale, mut wrong) = (Vec::new(), Vec::new());
+        let items = ours.len() as u64;
+        for (id, seq, has_picture) in ours {
+            match theirs.remove(&id) {
+                Some(other) if other == seq => continue,
+                Some(_) => wrong.push(id.clone()),
+                None => {}
+            }
+            stale.push(Stale { collection: serving.name.clone(), id, seq, has_picture });
+        }
+        wrong.extend(theirs.into_keys());
+        Ok(Found { stale, wrong, items, next })
+    }
+
+    /// Compares a whole collection, and deletes from the spare what it should not have.
+    pub(super) async fn put_right(&self, serving: &Handle, spare: &Handle) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let found = self.compare((serving, spare), after.as_ref(), None).await?;
+            self.delete_wrong(spare, &found.wrong).await?;
+            after = found.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn delete_wrong(&self, spare: &Handle, ids: &[ItemId]) -> Result<(), StoreError> {
+        match self.engine.delete_rows(spare, ids).await {
+            Err(Fault::Store(error)) => Err(error),
+            Ok(()) | Err(Fault::Gone) => Ok(()),
+        }
+    }
+
+    /// At most `limit` further stale items of a pass; none at its end. What the spares should not have is deleted.
+    pub(super) async fn further(
+        &self,
+        pass: &mut Pass,
+        generations: (u64, u64),
+        limit: usize,
+    ) -> Result<Vec<Stale>, StoreError> {
+        while pass.found.len() < limit {
+            let Some(name) = pass.left.front().cloned() else { break };
+            let Some((serving, spare)) = self.pair(generations, &name).await? else {
+                pass.left.pop_front();
+                pass.from = None;
+                continue;
+            };
+            let found = self.compare((&serving, &spare), pass.from.as_ref(), pass.since).await?;
+            self.delete_wrong(&spare, &found.wrong).await?;
+            pass.found.extend(found.stale);
+            pass.from = found.next;
+            if pass.from.is_none() {
+                pass.left.pop_front();
+            }
+        }
+        let given: Vec<Stale> = pass.found.drain(..limit.min(pass.found.len())).collect();
+        if let Some(last) = given.last() {
+            pass.given = Some((last.collection.clone(), last.id.clone()));
+        }
+        Ok(given)
+    }
+
+    /// Counts what a spare lacks.
+    pub(super) async fn lacking(&self, serving: &Handle, spare: &Handle) -> Result<Remaining, StoreError> {
+        let (mut sum, mut after) = (Remaining::default(), None);
+        loop {
+            let found = self.compare((serving, spare), after.as_ref(), None).await?;
+            sum.items += found.items;
+            sum.stale += found.stale.len() as u64;
+            sum.without_picture += found.stale.iter().filter(|stale| !stale.has_picture).count() as u64;
+            after = found.next;
+            if after.is_none() {
+                return Ok(sum);
+            }
+        }
+    }
+}
