@@ -21,8 +21,10 @@ type State = (ItemId, u64, bool);
 pub struct Found {
     /// Items that the spare lacks, or has in another state.
     pub stale: Vec<Stale>,
-    /// What the spare should not have: other states, and items that are gone.
+    /// What the spare has in another state.
     pub wrong: Vec<ItemId>,
+    /// What only the spare has.
+    pub others: Vec<ItemId>,
     /// Items of the part.
     pub items: u64,
     /// Where the next part begins; none at the end.
@@ -128,16 +130,21 @@ impl MilvusStore {
             }
             stale.push(Stale { collection: serving.name.clone(), id, seq, has_picture });
         }
-        wrong.extend(theirs.into_keys());
-        Ok(Found { stale, wrong, items, next })
+        Ok(Found { stale, wrong, others: theirs.into_keys().collect(), items, next })
     }
 
-    /// Compares a whole collection, and deletes from the spare what it should not have.
-    pub(super) async fn put_right(&self, serving: &Handle, spare: &Handle) -> Result<(), StoreError> {
+    /// Compares a whole collection, and deletes from the spare what it should not have; what only the spare has too,
+    /// unless that is to `stay`.
+    pub(super) async fn put_right(
+        &self,
+        serving: &Handle,
+        spare: &Handle,
+        stay: bool,
+    ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let found = self.compare((serving, spare), after.as_ref(), None).await?;
-            self.delete_wrong(spare, &found.wrong).await?;
+            self.delete_wrong(spare, &found, stay).await?;
             after = found.next;
             if after.is_none() {
                 return Ok(());
@@ -145,11 +152,14 @@ impl MilvusStore {
         }
     }
 
-    async fn delete_wrong(&self, spare: &Handle, ids: &[ItemId]) -> Result<(), StoreError> {
-        match self.engine.delete_rows(spare, ids).await {
-            Err(Fault::Store(error)) => Err(error),
-            Ok(()) | Err(Fault::Gone) => Ok(()),
+    async fn delete_wrong(&self, spare: &Handle, found: &Found, stay: bool) -> Result<(), StoreError> {
+        for ids in [Some(&found.wrong), Some(&found.others).filter(|_| !stay)].into_iter().flatten() {
+            match self.engine.delete_rows(spare, ids).await {
+                Err(Fault::Store(error)) => return Err(error),
+                Ok(()) | Err(Fault::Gone) => {}
+            }
         }
+        Ok(())
     }
 
     /// At most `limit` further stale items of a pass; none at its end. What the spares should not have is deleted.
@@ -158,6 +168,7 @@ impl MilvusStore {
         pass: &mut Pass,
         generations: (u64, u64),
         limit: usize,
+        stay: bool,
     ) -> Result<Vec<Stale>, StoreError> {
         while pass.found.len() < limit {
             let Some(name) = pass.left.front().cloned() else { break };
@@ -167,7 +178,7 @@ impl MilvusStore {
                 continue;
             };
             let found = self.compare((&serving, &spare), pass.from.as_ref(), pass.since).await?;
-            self.delete_wrong(&spare, &found.wrong).await?;
+            self.delete_wrong(&spare, &found, stay).await?;
             pass.found.extend(found.stale);
             pass.from = found.next;
             if pass.from.is_none() {

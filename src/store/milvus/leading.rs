@@ -196,7 +196,8 @@ impl MilvusStore {
         }
         let Leading { pass, complete, .. } = &mut *leading;
         let Some(pass) = pass else { return Ok(Vec::new()) };
-        let found = self.further(pass, (record.serving, change.generation), limit).await?;
+        let found =
+            self.further(pass, (record.serving, change.generation), limit, record.goes_back()).await?;
         if found.is_empty()
             && let Some(began) = pass.began
         {
@@ -244,10 +245,15 @@ impl MilvusStore {
                 // It came into being after the refresh began.
                 return Ok(Switched::Stale(self.count_where(&handle, "").await?.max(1)));
             };
+            if record.goes_back() {
+                self.put_right(&serving, &spare, true).await?;
+                left += self.lacking(&serving, &spare).await?.stale;
+                continue;
+            }
             let count = self.count_where(&serving, "").await?;
             if count <= EXACT || self.count_where(&spare, "").await? > count {
                 // A deletion that was not answered may have reached only one of the two.
-                self.put_right(&serving, &spare).await?;
+                self.put_right(&serving, &spare, false).await?;
             }
             left += count.saturating_sub(self.count_where(&spare, "").await?);
         }

@@ -49,6 +49,19 @@ impl Record {
             || self.change.as_ref().is_some_and(|change| change.generation == generation)
     }
 
+    /// The generation that deletions go to beside the one that serves: the one that is filled, or the one before.
+    pub fn spare(&self) -> Option<u64> {
+        let filled = self.change.as_ref().map(|change| change.generation);
+        filled.or(self.previous.map(|kept| kept.generation))
+    }
+
+    /// Whether the change that is under way goes back to the generation before. That has items which were left out
+    /// and are to come back; what was deleted since is gone from it.
+    pub fn goes_back(&self) -> bool {
+        let filled = self.change.as_ref().map(|change| change.generation);
+        filled.is_some() && filled == self.previous.map(|kept| kept.generation)
+    }
+
     pub fn held(&self) -> bool {
         self.change.as_ref().is_some_and(|change| change.held)
     }

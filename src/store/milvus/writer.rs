@@ -308,8 +308,8 @@ impl Writer {
             }
         };
         // What is deleted must not come back with a change of the encoder.
-        if let Some(change) = &ticket.change {
-            let spare = registry.find_in(change.generation, name).await?;
+        if let Some(generation) = ticket.spare() {
+            let spare = registry.find_in(generation, name).await?;
             if let Some(spare) = spare.filter(|spare| spare.physical != handle.physical) {
                 match self.0.delete_rows(&spare, ids).await {
                     Err(Fault::Store(error)) => return Err(error),
