@@ -369,12 +369,17 @@ pub fn scan(
     collection: &CollectionRow,
     mut take: impl FnMut(Checked<(ItemId, u64, &[f32], Metadata)>),
 ) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(
-        "SELECT id, metadata, vector, checksum, seq FROM items WHERE collection = ?1 ORDER BY key",
-    )?;
-    let mut rows = statement.query([collection.key])?;
+    // In the order in which they lie there. Sorted here, since SQLite would sort whole rows, by way of files.
+    let mut statement = connection.prepare("SELECT key FROM items WHERE collection = ?1")?;
+    let keys = statement.query_map([collection.key], |row| row.get(0))?;
+    let mut keys = keys.collect::<rusqlite::Result<Vec<i64>>>()?;
+    keys.sort_unstable();
+    let mut statement =
+        connection.prepare("SELECT id, metadata, vector, checksum, seq FROM items WHERE key = ?1")?;
     let mut vector = vec![0f32; collection.dim];
-    while let Some(row) = rows.next()? {
+    for key in keys {
+        let mut rows = statement.query([key])?;
+        let Some(row) = rows.next()? else { continue };
         let (id, metadata) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
         let bytes = row.get_ref(2)?.as_blob()?;
         let sound =
