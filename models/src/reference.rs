@@ -14,7 +14,7 @@ pub const REFERENCE_FILE: &str = "reference.safetensors";
 /// Pictures that it is measured on, at most.
 pub const MAX_PICTURES: usize = 20_000;
 
-/// Every so manyth picture is held out: not in the distribution, but in the windows that are compared with it.
+/// One picture in so many is held out: not in the distribution, but in the windows that are compared with it.
 const HELD_OUT: usize = 5;
 
 /// Embeddings of a window, at most.
@@ -28,6 +28,9 @@ const LEAST: usize = 2 * MIN_WINDOW * HELD_OUT;
 
 /// Most memory for a window, which long vectors reach first.
 const MAX_BYTES: usize = 8 << 20;
+
+/// Where random choices begin, the same each time.
+const SEED: u64 = 0x006c_6174_656e_7464;
 
 /// Windows that are drawn of the pictures held out.
 const DRAWS: usize = 32;
@@ -142,8 +145,12 @@ pub fn measure(
 pub fn of_embeddings(embeddings: &[f32], dim: usize, command: &str) -> Result<Measured, ReferenceError> {
     let rows = embeddings.len() / dim.max(1);
     let (mut kept, mut held_out) = (Vec::with_capacity(embeddings.len()), Vec::new());
-    for (i, row) in embeddings.chunks_exact(dim.max(1)).enumerate() {
-        if i % HELD_OUT == HELD_OUT - 1 { held_out.push(row) } else { kept.extend_from_slice(row) }
+    // At random: an order of pictures that repeats itself would hold out all of one kind.
+    let mut order: Vec<usize> = (0..rows).collect();
+    let mut out = vec![false; rows];
+    draw(&mut order, rows / HELD_OUT, &mut { SEED }).iter().for_each(|&index| out[index] = true);
+    for (row, out) in embeddings.chunks_exact(dim.max(1)).zip(out) {
+        if out { held_out.push(row) } else { kept.extend_from_slice(row) }
     }
     // Half of them at the most, so that windows differ.
     let window = window(dim).min(held_out.len() / 2);
@@ -203,17 +210,22 @@ pub fn drift(
 
 /// Random windows, each without a picture twice.
 fn windows(held_out: &[&[f32]], window: usize) -> Vec<Vec<f32>> {
-    let mut state = 0x006c_6174_656e_7464_u64;
+    let mut state = !SEED;
     let mut order: Vec<usize> = (0..held_out.len()).collect();
-    let mut draw = || {
-        // The first places of a shuffle (Fisher & Yates).
-        for place in 0..window {
-            let other = place + (split_mix(&mut state) % (order.len() - place) as u64) as usize;
-            order.swap(place, other);
-        }
-        order[..window].iter().flat_map(|&index| held_out[index].iter().copied()).collect()
+    let mut drawn = || {
+        let chosen = draw(&mut order, window, &mut state);
+        chosen.iter().flat_map(|&index| held_out[index].iter().copied()).collect()
     };
-    (0..DRAWS).map(|_| draw()).collect()
+    (0..DRAWS).map(|_| drawn()).collect()
+}
+
+/// `count` of them at random, each once: the first places of a shuffle (Fisher & Yates).
+fn draw<'a>(order: &'a mut [usize], count: usize, state: &mut u64) -> &'a [usize] {
+    for place in 0..count {
+        let other = place + (split_mix(state) % (order.len() - place) as u64) as usize;
+        order.swap(place, other);
+    }
+    &order[..count]
 }
 
 /// Steele et al., "Fast splittable pseudorandom number generators", 2014.
@@ -271,6 +283,18 @@ mod tests {
         assert!(matches!(measure(639), Err(ReferenceError::TooFew(639))));
         let alike = [1.0f32, 0.0].repeat(2000);
         assert!(matches!(of_embeddings(&alike, 2, "test"), Err(ReferenceError::Collapsed)));
+    }
+
+    #[test]
+    fn an_order_that_repeats_itself_does_not_decide_who_is_held_out() {
+        let kinds: Vec<_> = (0..5).map(|axis| around(200, axis, 0.5, 1)).collect();
+        let all: Vec<f32> = (0..200)
+            .flat_map(|i| kinds.iter().flat_map(move |kind| kind[i * DIM..(i + 1) * DIM].to_vec()))
+            .collect();
+        let measured = of_embeddings(&all, DIM, "test").unwrap();
+        // Were all those held out of one kind, they would be as far from the rest as these.
+        let one = measured.distribution.distance(&kinds[4][..100 * DIM]).unwrap();
+        assert!(one > 5.0 * measured.reference.distance_mean, "{one} {:?}", measured.reference);
     }
 
     #[test]
