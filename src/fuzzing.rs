@@ -10,7 +10,7 @@ use latentd_model::{DecodeLimits, Manifest, Preprocess};
 use crate::fetch::target::Rules;
 use crate::http::encoding::Format;
 use crate::http::extract::MediaType;
-use crate::http::{auth, entries, input, search};
+use crate::http::{auth, entries, input, kserve, openai, search};
 use crate::keys;
 use crate::store::{CollectionName, Filter, ItemId, Metadata};
 
@@ -18,13 +18,15 @@ use crate::store::{CollectionName, Filter, ItemId, Metadata};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     ("image", image),
     ("manifest", manifest),
     ("filter", filter),
     ("embed_json", embed_json),
     ("search_json", search_json),
     ("items_json", items_json),
+    ("openai_json", openai_json),
+    ("kserve", kserve_body),
     ("multipart", multipart),
     ("data_uri", data_uri),
     ("url", url),
@@ -83,6 +85,20 @@ pub fn search_json(bytes: &[u8]) {
 /// The JSON and the lines of /items.
 pub fn items_json(bytes: &[u8]) {
     let _ = (entries::of_json(bytes), entries::of_ndjson(bytes), entries::one_of_json(bytes));
+}
+
+/// The JSON of /v1/embeddings.
+pub fn openai_json(bytes: &[u8]) {
+    let _ = openai::read(bytes);
+}
+
+/// A body of the Open Inference Protocol; what follows a NUL are its tensors.
+pub fn kserve_body(bytes: &[u8]) {
+    let length = bytes.iter().position(|&byte| byte == 0);
+    let body = length.map_or_else(|| bytes.to_vec(), |at| [&bytes[..at], &bytes[at + 1..]].concat());
+    if let Ok(infer) = kserve::Infer::read(body.into(), length, 16) {
+        assert!((1..=16).contains(&infer.given.len()));
+    }
 }
 
 /// A multipart form, whose boundary is the first line.

@@ -35,6 +35,10 @@ pub fn needs(method: &Method, path: &str) -> Option<Needs> {
         "/" | "/livez" | "/readyz" | "/openapi.json" => Needs::Nothing,
         _ if path.starts_with("/ui/") || path.starts_with("/docs") => Needs::Nothing,
         "/embed" | "/search" | "/duplicates" | "/preprocess" => Needs::Role(Role::Read),
+        "/v1/embeddings" => Needs::Role(Role::Read),
+        "/v2" | "/v2/health/live" | "/v2/health/ready" => Needs::Nothing,
+        // Inference is a POST and changes nothing.
+        _ if path.starts_with("/v2/models/") => Needs::Role(Role::Read),
         "/info" | "/metrics" | "/models" | "/collections" => by_method(Role::Admin),
         "/items" | "/collections/{name}" => by_method(Role::Write),
         _ if path.starts_with("/items/") => by_method(Role::Write),
@@ -215,6 +219,7 @@ mod tests {
         assert_eq!(role(Method::DELETE, "/models/refresh"), Some(Needs::Role(Role::Admin)));
         assert_eq!(role(Method::GET, "/models/refresh"), Some(Needs::Role(Role::Read)));
         assert_eq!(role(Method::GET, "/livez"), Some(Needs::Nothing));
+        assert_eq!(role(Method::POST, "/v2/models/{name}/infer"), Some(Needs::Role(Role::Read)));
         assert_eq!(role(Method::GET, "/new"), None);
     }
 }

@@ -67,6 +67,7 @@ pub const EXAMPLES: &[Example] = &[
     ),
     tags(
         (name = "embed", description = "Pictures to vectors"),
+        (name = "inference", description = "The Open Inference Protocol (KServe, Triton)"),
         (name = "items", description = "The items of a collection"),
         (name = "search", description = "Nearest neighbours"),
         (name = "collections", description = "Collections of items"),

@@ -12,7 +12,7 @@ use latentd_model::ImageBytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::hold;
+use super::auth::{Caller, hold};
 use super::extract::{MediaType, Payload, parse_json};
 use super::problem::Problem;
 use crate::admission::Permit;
@@ -123,12 +123,28 @@ pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
             parts.into_iter().map(|part| Ok(Given::File(ImageBytes(part.bytes)))).collect()
         }
     };
+    Ok(Inputs { single, ..given_inputs(app, given, permit, caller.as_ref()).await? })
+}
+
+/// The files of pictures as a request gave them, counted for the caller's key.
+///
+/// # Errors
+/// When there are none or too many, or the server is full; that a picture cannot be had is an inner error.
+pub async fn given_inputs(
+    app: &App,
+    given: Vec<Result<Given, ItemError>>,
+    permit: Arc<Permit>,
+    caller: Option<&Caller>,
+) -> Result<Inputs, Problem> {
     if given.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no picture"));
     }
-    let held = hold(caller.as_ref(), given.len())?;
+    if given.len() > app.config.max_images {
+        return Err(too_many_images(app.config.max_images));
+    }
+    let held = hold(caller, given.len())?;
     let (images, permit) = fetch_all(app, given, permit).await?;
-    Ok(Inputs { images, single, permit, held })
+    Ok(Inputs { images, single: false, permit, held })
 }
 
 /// Runs `work` on a blocking thread when it goes through more than a little.
@@ -310,7 +326,9 @@ pub async fn multipart_with_fields(
     Ok((files, fields))
 }
 
-fn too_many_images(max: usize) -> Problem {
+/// A request of more pictures than one may hold.
+#[must_use]
+pub fn too_many_images(max: usize) -> Problem {
     let detail = format!("a request holds at most {max} pictures: send the rest in another one");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail).with("max_images", max)
 }

@@ -10,6 +10,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use tracing::Instrument;
 
 use super::auth::Who;
@@ -117,7 +118,7 @@ async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -
             None => Problem::of_status(status, error_text(response, method, path).await),
         };
         problem.request_id = Some(id.into());
-        response = problem.into_response();
+        response = told_as(problem, path).into_response();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
             headers.remove(name);
         }
@@ -127,6 +128,20 @@ async fn finish(mut response: Response, id: &str, method: &Method, path: &str) -
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// A problem with the member that clients of other APIs look for.
+fn told_as(problem: Problem, path: &str) -> Problem {
+    let detail = problem.detail.to_string();
+    if path.starts_with("/v1/") {
+        let kind = if problem.status < 500 { "invalid_request_error" } else { "server_error" };
+        let code = problem.code.to_string();
+        problem.with("error", json!({"message": detail, "type": kind, "param": null, "code": code}))
+    } else if path == "/v2" || path.starts_with("/v2/") {
+        problem.with("error", detail)
+    } else {
+        problem
+    }
 }
 
 /// What to say about an error that came with a bare text or none.

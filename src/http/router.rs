@@ -9,14 +9,16 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
-    auth, collections, cors, docs, duplicates, embed, info, items, models, observe, preprocess, refresh,
-    search, ui,
+    auth, collections, cors, docs, duplicates, embed, info, items, kserve, models, observe, openai,
+    preprocess, refresh, search, ui,
 };
 use crate::app::AppState;
 
 fn described() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(docs::base())
         .merge(embed::routes())
+        .merge(openai::routes())
+        .merge(kserve::routes())
         .merge(preprocess::routes())
         .merge(items::routes())
         .merge(search::routes())
