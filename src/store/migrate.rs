@@ -132,10 +132,13 @@ async fn with_pictures(
     name: &CollectionName,
     item: Item,
 ) -> Result<Option<NewItem>, StoreError> {
-    let Item { id, vector: Some(vector), contract, metadata, content_hash, .. } = item else {
+    let Item { id, vector: Some(vector), contract, metadata, content_hash, has_thumbnail, .. } = item else {
         return Ok(None);
     };
-    let thumbnail = from.thumbnail(name.clone(), id.clone()).await?;
+    let thumbnail = match has_thumbnail {
+        true => from.thumbnail(name.clone(), id.clone()).await?,
+        false => None,
+    };
     let picture = match from.kept_picture(name.clone(), id.clone()).await? {
         Some(KeptPicture::Original(file)) => Some(file),
         _ => None,

@@ -37,9 +37,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Opens the store; what anybody was told was written must be seen.
+/// Opens the store. In a session is seen what anybody was told was written before it began, and no read of an item
+/// waits for a time tick, as it would with `strong`.
 async fn open(config: &Config, address: &Address) -> anyhow::Result<MilvusStore> {
-    let address = Address { consistency: Consistency::Strong, ..address.clone() };
+    let address = Address { consistency: Consistency::Session, ..address.clone() };
     Ok(MilvusStore::open(milvus_options(config, address)?).await?)
 }
 
