@@ -170,7 +170,7 @@ async fn all_processes_change_together_and_none_loses_a_write() {
     for outcome in done {
         let (written, failed) = outcome.unwrap();
         println!("{} items written meanwhile, {failed} calls refused", written.len());
-        assert!(written.len() > 20);
+        assert!(written.len() > 5);
         for server in [&one, &other] {
             check(server, &new, &written).await;
         }
