@@ -2,7 +2,8 @@
 //!
 //! Whoever hands in a picture while a session is idle runs it there and then, and goes on with
 //! what queued meanwhile, up to the largest batch at a time; where no session is idle, the
-//! picture waits for one. Requests take turns. A batch that fails is run again picture by picture, so that only the
+//! picture waits for one. A picture that is alone runs in the solo session, where there is one: on all cores, which
+//! nobody else wants then. Requests take turns. A batch that fails is run again picture by picture, so that only the
 //! pictures at fault fail.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use latentd_model::{Embedding, Pixels};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::admission::Admission;
 use crate::backend::{Backend, BackendError};
@@ -39,6 +40,8 @@ struct Queued {
 struct State {
     queue: FairQueue<Queued>,
     idle: Vec<Box<dyn Backend>>,
+    /// The solo session while it is idle.
+    solo: Option<Box<dyn Backend>>,
     closed: bool,
 }
 
@@ -47,6 +50,7 @@ pub struct Batcher {
     state: Mutex<State>,
     came_back: Condvar,
     sessions: usize,
+    has_solo: bool,
     max_batch: usize,
     admission: Admission,
     metrics: Arc<Metrics>,
@@ -54,18 +58,20 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// A batcher in front of `sessions`.
+    /// A batcher in front of `sessions`, and of `solo` for a picture that is alone.
     #[must_use]
     pub fn new(
         sessions: Vec<Box<dyn Backend>>,
+        solo: Option<Box<dyn Backend>>,
         max_batch: usize,
         admission: Admission,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Self {
-        let count = sessions.len();
-        let state = Mutex::new(State { queue: FairQueue::default(), idle: sessions, closed: false });
-        Self { state, came_back: Condvar::new(), sessions: count, max_batch, admission, metrics, health }
+        let (sessions, idle) = (sessions.len(), sessions);
+        let has_solo = solo.is_some();
+        let state = Mutex::new(State { queue: FairQueue::default(), idle, solo, closed: false });
+        Self { state, came_back: Condvar::new(), sessions, has_solo, max_batch, admission, metrics, health }
     }
 
     /// Hands in a picture, and blocks to run it where a session is idle. What waits is bounded by the
@@ -78,10 +84,31 @@ impl Batcher {
             return;
         }
         state.queue.push(job.flow, Queued { job, since: Instant::now() });
+        // Neither here nor on its way to here is any other.
+        let alone = self.admission.images() == 1 && state.idle.len() == self.sessions;
+        if alone && let Some(solo) = state.solo.take() {
+            return self.run_alone(solo, state);
+        }
         let idle = state.idle.pop();
         self.metrics.queue_depth.set(state.queue.len() as f64);
         drop(state);
         if let Some(backend) = idle {
+            self.run_what_queued(backend);
+        }
+    }
+
+    /// Runs the one picture there is, then what queued while no other session took it.
+    fn run_alone(&self, mut solo: Box<dyn Backend>, mut state: MutexGuard<'_, State>) {
+        let batch: Vec<Queued> = state.queue.pop().into_iter().collect();
+        self.metrics.queue_depth.set(state.queue.len() as f64);
+        drop(state);
+        self.run(solo.as_mut(), batch);
+        let mut state = self.state.lock();
+        state.solo = Some(solo);
+        let next = if state.queue.is_empty() { None } else { state.idle.pop() };
+        self.came_back.notify_all();
+        drop(state);
+        if let Some(backend) = next {
             self.run_what_queued(backend);
         }
     }
@@ -101,7 +128,13 @@ impl Batcher {
         self.state.lock().queue.len()
     }
 
-    /// How many sessions there are.
+    /// Whether a picture that is alone has a session of its own.
+    #[must_use]
+    pub fn has_solo(&self) -> bool {
+        self.has_solo
+    }
+
+    /// How many sessions there are, beside that for a picture that is alone.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions
@@ -111,7 +144,7 @@ impl Batcher {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        while state.idle.len() < self.sessions {
+        while state.idle.len() < self.sessions || state.solo.is_some() != self.has_solo {
             self.came_back.wait(&mut state);
         }
     }

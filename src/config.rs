@@ -173,6 +173,9 @@ settings! {
     sessions: usize = 0, "LATENTD_SESSIONS";
     /// Threads inside one session [default: 1]
     intra_threads: usize = 1, "LATENTD_INTRA_THREADS";
+    /// Run a picture that is alone on all cores, in a session of its own, where that is faster; measured at start, not
+    /// on a GPU [default: true]
+    solo_session: bool = true, "LATENTD_SOLO_SESSION" [num_args = 0..=1, default_missing_value = "true"];
     /// Threads that decode and resize pictures; 0 = one per core [default: 0]
     decode_threads: usize = 0, "LATENTD_DECODE_THREADS";
     /// Pictures in one run of the model, at most; 0 = measured at start, at most 32 [default: 0]

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use latentd_model::decode::decode_as;
 use latentd_model::{Artefact, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess};
 use tokio::sync::oneshot;
 
@@ -29,8 +30,13 @@ use crate::store::ContentHash;
 use crate::telemetry::Metrics;
 use crate::trace;
 
-/// Gets a decoded picture in its own size, on the decode pool, before it is brought to the encoder's.
-pub type Seen = Box<dyn FnOnce(&Pixels) + Send>;
+/// Wants to see a picture for itself, on the decode pool.
+pub struct Seen {
+    /// The longest side that is of use; the picture is shown at least so large, where it is.
+    pub longest: u32,
+    /// Gets it.
+    pub show: Box<dyn FnOnce(&Pixels) + Send>,
+}
 
 /// What the embedders of a process share.
 #[derive(Clone)]
@@ -72,7 +78,7 @@ impl Embedder {
         shared: Shared,
     ) -> std::io::Result<Self> {
         let Shared { admission, metrics, cache } = shared;
-        let Backends { sessions, device } = backends;
+        let Backends { sessions, solo, device } = backends;
         // A thread that runs a GPU waits rather than works, so others must be there to decode meanwhile.
         let waiting = if device.used == "cpu" { 0 } else { sessions.len() };
         let threads = config.decode_threads().max(sessions.len()) + waiting;
@@ -84,7 +90,7 @@ impl Embedder {
         });
         let health = Arc::new(Health::new(artefact.manifest().output.dim, known, &metrics));
         let (watch, counts) = (health.clone(), metrics.clone());
-        let batcher = Batcher::new(sessions, config.max_batch(), admission.clone(), counts, watch);
+        let batcher = Batcher::new(sessions, solo, config.max_batch(), admission.clone(), counts, watch);
         let limits = config.decode_limits();
         let flights = Flights::default();
         let inner =
@@ -108,6 +114,12 @@ impl Embedder {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.0.batcher.sessions()
+    }
+
+    /// Whether a picture that is alone has a session of its own.
+    #[must_use]
+    pub fn has_solo(&self) -> bool {
+        self.0.batcher.has_solo()
     }
 
     /// Threads of the decode pool.
@@ -345,7 +357,7 @@ impl Inner {
     /// A known picture is decoded only for whoever wants to see it.
     fn answer_from_cache(&self, task: Task, embedding: Embedding) {
         let Task { image, seen, body, reply, .. } = task;
-        let shown = seen.map(|seen| self.guarded(|| self.decode(&image, Some(seen)).map(drop)));
+        let shown = seen.map(|seen| self.guarded(|| self.show(&image, seen).map(drop)));
         drop((image, body));
         self.admission.finished(1);
         let content = reply.content;
@@ -377,16 +389,31 @@ impl Inner {
         })
     }
 
-    fn decode(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
-        let decoded = latentd_model::decode(image.as_slice(), &self.limits)?;
-        if let Some(seen) = seen {
-            seen(&decoded);
-        }
-        Ok(decoded)
+    /// The picture as it was shown, whole where the encoder wants files decoded whole.
+    fn show(&self, image: &ImageBytes, seen: Seen) -> Result<Pixels, EmbedError> {
+        let fits = |height: u32, width: u32| {
+            let scaled = |side: u32| {
+                let longest = u64::from(height.max(width).max(1));
+                (u64::from(side) * u64::from(seen.longest) / longest).clamp(1, u64::from(side.max(1))) as u32
+            };
+            (scaled(height), scaled(width))
+        };
+        let decoding = &self.preprocess().decoding;
+        let (picture, _) = decode_as(image.as_slice(), &self.limits, decoding, &fits)?;
+        (seen.show)(&picture);
+        Ok(picture)
     }
 
     fn pixels(&self, image: &ImageBytes, seen: Option<Seen>) -> Result<Pixels, EmbedError> {
-        Ok(self.preprocess().apply(&self.decode(image, seen)?)?)
+        let preprocess = self.preprocess();
+        if let Some(seen) = seen {
+            let picture = self.show(image, seen)?;
+            // One that was shown whole need not be decoded again.
+            if preprocess.decoding.reducing_gap.is_none() {
+                return Ok(preprocess.apply(&picture)?);
+            }
+        }
+        Ok(preprocess.load(image.as_slice(), &self.limits)?)
     }
 
     fn preprocess(&self) -> &Preprocess {

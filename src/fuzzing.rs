@@ -49,6 +49,12 @@ pub fn image(bytes: &[u8]) {
         assert_eq!(pixels.as_bytes().len(), width * height * 3);
         let squashed = Preprocess::squash(SIDE, SIDE, latentd_model::Filter::Bilinear).apply(&pixels);
         assert!(squashed.is_ok_and(|pixels| pixels.as_bytes().len() == (SIDE * SIDE * 3) as usize));
+        // What can be decoded whole can be decoded as new encoders do, at a fraction of its size.
+        let new = Preprocess {
+            decoding: latentd_model::Decoding::NEW,
+            ..Preprocess::squash(8, 8, latentd_model::Filter::Bilinear)
+        };
+        assert!(new.load(bytes, &limits).is_ok());
     }
 }
 

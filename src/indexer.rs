@@ -111,12 +111,12 @@ pub async fn make(
         if let Source::Picture(image) = &entry.source {
             let (sender, receiver) = oneshot::channel::<(Option<Thumbnail>, ContentHash)>();
             let file = image.clone();
-            let seen: Seen = Box::new(move |pixels: &Pixels| {
+            let show = Box::new(move |pixels: &Pixels| {
                 let thumbnail = (keep != KeepPictures::None).then(|| thumbnail::make(pixels)).flatten();
                 // Here, on the decode pool: a large file takes a while. Whoever asked may have gone.
                 let _ = sender.send((thumbnail, ContentHash::of(file.as_slice())));
             });
-            pictures.push((image.clone(), Some(seen)));
+            pictures.push((image.clone(), Some(Seen { longest: thumbnail::MAX_SIDE, show })));
             thumbnails.push(receiver);
         }
     }

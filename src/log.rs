@@ -9,6 +9,12 @@ use std::time::Duration;
 /// Lines that wait to be written; later ones are lost while the reader does not take them.
 const WAITING: usize = 4096;
 
+/// How long lines gather while others were just written.
+const REST: Duration = Duration::from_millis(5);
+
+/// Bytes of memory kept for gathering.
+const KEPT: usize = 64 << 10;
+
 enum Message {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
@@ -57,21 +63,34 @@ fn out() -> &'static SyncSender<Message> {
     })
 }
 
-/// A pipe whose reader is gone gives errors, which nobody could be told of.
-fn write(lines: &Receiver<Message>) {
-    for message in lines {
-        match message {
-            Message::Flush(written) => {
-                let _ = written.try_send(());
-            }
-            Message::Line(line) => {
-                let mut err = std::io::stderr();
-                let lost = LOST.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    let _ = writeln!(err, "{lost} lines of the log were lost: its reader did not take them");
+/// Writes what has gathered, then lets more gather: under load a thread that is woken for every line costs the requests
+/// more than the lines. A pipe whose reader is gone gives errors, which nobody could be told of.
+fn write(messages: &Receiver<Message>) {
+    let mut lines = Vec::new();
+    while let Ok(first) = messages.recv() {
+        let mut rest = REST;
+        for message in std::iter::once(first).chain(messages.try_iter()) {
+            match message {
+                Message::Line(line) => lines.extend_from_slice(&line),
+                Message::Flush(written) => {
+                    write_all(&mut lines);
+                    let _ = written.try_send(());
+                    rest = Duration::ZERO;
                 }
-                let _ = err.write_all(&line);
             }
         }
+        write_all(&mut lines);
+        std::thread::sleep(rest);
     }
+}
+
+fn write_all(lines: &mut Vec<u8>) {
+    let mut err = std::io::stderr();
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let _ = writeln!(err, "{lost} lines of the log were lost: its reader did not take them");
+    }
+    let _ = err.write_all(lines);
+    lines.clear();
+    lines.shrink_to(KEPT);
 }

@@ -321,7 +321,14 @@ fn open_in_background(
     runtime: Option<latentd_model::RuntimeInfo>,
 ) -> Result<(Artefact, Embedder), RefreshError> {
     let artefact = model.open(config)?;
-    let config = Config { sessions: 1, intra_threads: 1, decode_threads: 1, max_batch: 4, ..config.clone() };
+    let config = Config {
+        sessions: 1,
+        intra_threads: 1,
+        solo_session: false,
+        decode_threads: 1,
+        max_batch: 4,
+        ..config.clone()
+    };
     let metrics = Metrics::new().map_err(|e| RefreshError::Encoder(e.to_string()))?;
     let admission = Admission::new(worker::AHEAD + Golden::MAX_PICTURES, usize::MAX);
     // Without a cache: pictures of the index would only drive out those that clients ask for.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::backend::{Backend, BackendError, Backends};
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// Pictures of a run where nothing was measured.
 pub const DEFAULT_MAX_BATCH: usize = 32;
@@ -21,6 +21,12 @@ const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Time for the sizes of a run, and for each number of sessions.
 const BATCH_BUDGET: Duration = Duration::from_millis(90);
 const SESSIONS_BUDGET: Duration = Duration::from_millis(30);
+
+/// Time for one picture after another, on one thread and on all.
+const SOLO_BUDGET: Duration = Duration::from_millis(20);
+
+/// How much faster all cores must be for a picture alone: it may not stay alone, and then they are wanted elsewhere.
+const WORTHWHILE_ALONE: f64 = 1.3;
 
 /// Longest run that is chosen: what comes meanwhile waits for it.
 const LONGEST_RUN: Duration = Duration::from_millis(200);
@@ -37,12 +43,14 @@ pub struct Tuned {
     pub batches: Vec<Rate>,
     /// Pictures per second of several sessions at the same time.
     pub sessions: Vec<Rate>,
+    /// Pictures per second, one after another, of a session with so many threads, for a picture that is alone.
+    pub solo: Vec<Rate>,
 }
 
 /// What was measured of one choice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Rate {
-    /// Pictures of a run, or sessions.
+    /// Pictures of a run, sessions, or threads of one.
     pub of: usize,
     /// Pictures per second.
     pub images_per_s: f64,
@@ -82,12 +90,22 @@ pub fn tune(
         }
         config.sessions = backends.sessions.len();
     }
-    if !(tuned.batches.is_empty() && tuned.sessions.is_empty()) {
+    if let (Some(solo), Some(session)) = (&mut backends.solo, backends.sessions.first_mut()) {
+        tuned.solo = solo_rates(config, session.as_mut(), solo.as_mut(), &grey)?;
+        let faster = |rates: &[Rate]| rates[1].images_per_s > rates[0].images_per_s * WORTHWHILE_ALONE;
+        if !faster(&tuned.solo) {
+            backends.solo = None;
+            // Nor for an encoder that follows this one.
+            config.solo_session = false;
+        }
+    }
+    if !(tuned.batches.is_empty() && tuned.sessions.is_empty() && tuned.solo.is_empty()) {
         tuned.took_ms = (began.elapsed().as_secs_f64() * 1e4).round() / 10.0;
     }
     tracing::info!(
         sessions = config.sessions,
         max_batch = config.max_batch,
+        solo_session = backends.solo.is_some(),
         took_ms = tuned.took_ms,
         "tuned to this machine"
     );
@@ -110,6 +128,23 @@ fn batch_rates(session: &mut dyn Backend, picture: &Pixels) -> Result<Vec<Rate>,
         let batch = vec![picture.clone(); size];
         let slice = BATCH_BUDGET / (2 * BATCHES.len() as u32);
         rates.push(Rate { of: size, images_per_s: best_rate(session, &batch, slice)? });
+    }
+    Ok(rates)
+}
+
+/// Pictures per second, one by one, of one of the sessions and of that for a picture that is alone.
+fn solo_rates<'a>(
+    config: &Config,
+    session: &'a mut dyn Backend,
+    solo: &'a mut dyn Backend,
+    picture: &Pixels,
+) -> Result<Vec<Rate>, BackendError> {
+    let one = std::slice::from_ref(picture);
+    let mut rates = Vec::new();
+    for (of, session) in [(config.intra_threads, session), (config::cores(), solo)] {
+        // The first run allocates.
+        session.embed(one)?;
+        rates.push(Rate { of, images_per_s: best_rate(session, one, SOLO_BUDGET)? });
     }
     Ok(rates)
 }

@@ -129,6 +129,15 @@ impl Artefact {
         Ok(Self { dir: dir.into(), manifest })
     }
 
+    /// The content of a file that the manifest lists.
+    ///
+    /// # Errors
+    /// When it cannot be read any more.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, ArtefactError> {
+        let path = self.dir.join(name);
+        std::fs::read(&path).map_err(|source| ArtefactError::Io { path, source })
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

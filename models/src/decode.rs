@@ -1,13 +1,19 @@
 //! Decode: the bytes of a picture file become pixels.
 
+mod colour;
 mod convert;
+mod decoding;
+mod extent;
 mod general;
 mod jpeg;
+mod scaled;
 mod sniff;
 
 use bytes::Bytes;
 
 use crate::pixels::Pixels;
+pub use decoding::{Colour, Decoding};
+pub use extent::{Extent, Part};
 pub use sniff::{ImageKind, sniff};
 
 /// A picture file that was not decoded yet. Cloning shares the bytes.
@@ -121,18 +127,35 @@ impl DecodeError {
     }
 }
 
-/// Decodes a picture file to upright RGB of 8 bits.
+/// Decodes a picture file to upright RGB of 8 bits, whole, its colours as stored.
 ///
 /// The header is checked before anything is decoded. EXIF orientation is applied; grey,
 /// palette, 16-bit, float and CMYK become 8-bit RGB; alpha is laid over white; of an
 /// animation the first frame is taken. Colour profiles are not applied, as in Pillow's
-/// `convert("RGB")`.
+/// `convert("RGB")`: [`decode_as`] can.
 ///
 /// Memory: up to about 9 bytes for each pixel while decoding (a progressive JPEG, 16-bit RGBA).
 ///
 /// # Errors
 /// See [`DecodeError`]. Never panics: a panic inside a decoder is [`DecodeError::Corrupt`].
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
+    Ok(decode_as(bytes, limits, &Decoding::default(), &|height, width| (height, width))?.0)
+}
+
+/// Height and width that a picture of that height and width will be resized to.
+pub type Target<'a> = &'a (dyn Fn(u32, u32) -> (u32, u32) + std::panic::RefUnwindSafe);
+
+/// As [`decode`], but as `decoding` says, for a picture that will be resized to `target`: perhaps at a fraction of
+/// its size, which the [`Extent`] tells.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_as(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    decoding: &Decoding,
+    target: Target<'_>,
+) -> Result<(Pixels, Extent), DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -144,8 +167,8 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError
     })?;
     // A decoder is handed nothing but these bytes, so nothing half-changed survives a panic.
     let attempt = std::panic::catch_unwind(|| match kind {
-        ImageKind::Jpeg => jpeg::decode(bytes, limits),
-        other => general::decode(other, bytes, limits),
+        ImageKind::Jpeg => jpeg::decode(bytes, limits, decoding, target),
+        other => general::decode(other, bytes, limits, decoding),
     });
     match attempt {
         Ok(outcome) => outcome,

@@ -17,6 +17,11 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// SHA-256 of bytes in memory, as it is.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 /// SHA-256 of bytes in memory.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

@@ -10,7 +10,7 @@ use crate::artefact::Artefact;
 use crate::decode::{DecodeLimits, decode};
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::pixels::Pixels;
-use crate::preprocess::Preprocess;
+use crate::preprocess::{LoadError, Preprocess};
 
 /// Most pictures that are embedded at once.
 pub const MAX_PICTURES: usize = 100_000;
@@ -236,27 +236,31 @@ impl Work<'_> {
         }
     }
 
+    /// What each encoder sees of a picture file.
+    fn load(&self, file: &[u8]) -> Result<Vec<Pixels>, LoadError> {
+        let limits = DecodeLimits::default();
+        self.subjects.iter().map(|subject| subject.preprocess.load(file, &limits)).collect()
+    }
+
     fn batch(&self, first: usize, encoders: &mut [Encoder]) -> Result<(), GalleryError> {
         let taken = &self.pictures[first..self.pictures.len().min(first + BATCH)];
         let mut kept = Vec::with_capacity(BATCH);
         let mut unreadable = Vec::new();
         let mut seen: Vec<Vec<Pixels>> = vec![Vec::with_capacity(BATCH); self.subjects.len()];
         for (index, path) in (first..).zip(taken) {
-            let pixels = match read_picture(path) {
-                Ok(pixels) => pixels,
-                Err(reason) => {
-                    unreadable.push((index, reason));
-                    continue;
+            let loaded = read_file(path).map(|bytes| self.load(&bytes));
+            match loaded {
+                Ok(Ok(pixels)) => {
+                    seen.iter_mut().zip(pixels).for_each(|(seen, pixels)| seen.push(pixels));
+                    kept.push(index);
                 }
-            };
-            for (subject, seen) in self.subjects.iter().zip(&mut seen) {
-                let refuse = |e: crate::PreprocessError| GalleryError::Preprocess {
-                    path: path.clone(),
-                    reason: e.to_string(),
-                };
-                seen.push(subject.preprocess.apply(&pixels).map_err(refuse)?);
+                Ok(Err(LoadError::Decode(error))) => unreadable.push((index, error.to_string())),
+                Err(reason) => unreadable.push((index, reason)),
+                Ok(Err(LoadError::Preprocess(error))) => {
+                    let (path, reason) = (path.clone(), error.to_string());
+                    return Err(GalleryError::Preprocess { path, reason });
+                }
             }
-            kept.push(index);
         }
         let mut found = Vec::with_capacity(encoders.len());
         for (encoder, seen) in encoders.iter_mut().zip(&seen) {
@@ -278,17 +282,28 @@ impl Work<'_> {
     }
 }
 
-/// Reads and decodes a picture file within [`DecodeLimits::default`].
+/// Reads and decodes a picture file within [`DecodeLimits::default`], whole.
 ///
 /// # Errors
 /// Why it gives no pixels, for a person.
 pub fn read_picture(path: &Path) -> Result<Pixels, String> {
-    let limits = DecodeLimits::default();
+    decode(&read_file(path)?, &DecodeLimits::default()).map_err(|e| e.to_string())
+}
+
+/// Reads a picture file within [`DecodeLimits::default`] and makes of it what an encoder sees.
+///
+/// # Errors
+/// Why it gives no pixels, for a person.
+pub(crate) fn load_picture(path: &Path, preprocess: &Preprocess) -> Result<Pixels, String> {
+    preprocess.load(&read_file(path)?, &DecodeLimits::default()).map_err(|e| e.to_string())
+}
+
+/// The bytes of a file, of one that is too large only as many as show it.
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let most = DecodeLimits::default().max_bytes as u64 + 1;
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limits.max_bytes as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|e| e.to_string())?;
-    decode(&bytes, &limits).map_err(|e| e.to_string())
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(|e| e.to_string())?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{DecodeError, DecodeLimits, decode};
+use crate::decode::DecodeLimits;
 use crate::embedding::{Embedding, EmbeddingError};
+use crate::encoder::Encoder;
 use crate::pixels::Pixels;
-use crate::preprocess::{Preprocess, PreprocessError};
+use crate::preprocess::{LoadError, Preprocess};
 
 /// A picture file and the embedding that it must give.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,21 +54,13 @@ pub enum GoldenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A picture could not be decoded.
+    /// A picture did not become the encoder's pixels.
     #[error("golden picture {name}: {source}")]
-    Decode {
+    Load {
         /// File name.
         name: String,
         /// Why.
-        source: DecodeError,
-    },
-    /// A picture could not be brought to size.
-    #[error("golden picture {name}: {source}")]
-    Preprocess {
-        /// File name.
-        name: String,
-        /// Why.
-        source: PreprocessError,
+        source: LoadError,
     },
     /// An expected vector is none.
     #[error("golden picture {name}: {source}")]
@@ -161,6 +154,28 @@ impl Golden {
         Ok(pictures.chain([(EXPECTED_FILE.to_owned(), text)]).collect())
     }
 
+    /// The same pictures with the vectors that another encoder, or another way to it, gives them.
+    ///
+    /// # Errors
+    /// See [`GoldenError`].
+    pub fn embedded_again(
+        &self,
+        preprocess: &Preprocess,
+        encoder: &mut Encoder,
+    ) -> Result<Self, GoldenError> {
+        let again = |picture: &GoldenPicture| {
+            let name = || picture.name.clone();
+            let pixels = preprocess
+                .load(&picture.bytes, &DecodeLimits::default())
+                .map_err(|source| GoldenError::Load { name: name(), source })?;
+            let mut found =
+                encoder.embed(&[pixels]).map_err(|error| GoldenError::Embed(error.to_string()))?;
+            let expected = found.pop().ok_or_else(|| GoldenError::Embed(name()))?;
+            Ok(GoldenPicture { expected, ..picture.clone() })
+        };
+        Ok(Self { pictures: self.pictures.iter().map(again).collect::<Result<_, GoldenError>>()? })
+    }
+
     /// Runs every picture through decode, `preprocess` and `embed`, and compares.
     ///
     /// # Errors
@@ -176,11 +191,9 @@ impl Golden {
         }
         let limits = DecodeLimits::default();
         let prepare = |p: &GoldenPicture| {
-            let pixels = decode(&p.bytes, &limits)
-                .map_err(|source| GoldenError::Decode { name: p.name.clone(), source })?;
             preprocess
-                .apply(&pixels)
-                .map_err(|source| GoldenError::Preprocess { name: p.name.clone(), source })
+                .load(&p.bytes, &limits)
+                .map_err(|source| GoldenError::Load { name: p.name.clone(), source })
         };
         let batch = self.pictures.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
         let found = embed(&batch).map_err(|e| GoldenError::Embed(e.to_string()))?;

@@ -21,6 +21,7 @@ pub mod pixels;
 pub mod preprocess;
 pub mod quantise;
 pub mod reference;
+pub mod revise;
 pub mod runtime;
 pub mod spread;
 #[cfg(test)]
@@ -31,13 +32,13 @@ pub use artefact::{
 };
 pub use compare::{CompareError, Comparison, PictureChange, compare};
 pub use contract::Contract;
-pub use decode::{DecodeError, DecodeLimits, ImageBytes, ImageKind, decode, sniff};
+pub use decode::{Colour, DecodeError, DecodeLimits, Decoding, ImageBytes, ImageKind, decode, sniff};
 pub use distribution::{Distribution, DistributionError};
 pub use embedding::{Embedding, EmbeddingError};
 pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions};
 pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
 pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
 pub use pixels::{Pixels, PixelsError};
-pub use preprocess::{Filter, Preprocess, PreprocessError, ResizePolicy};
+pub use preprocess::{Filter, LoadError, Preprocess, PreprocessError, ResizePolicy};
 pub use reference::{Reference, ReferenceError};
 pub use runtime::{RuntimeError, RuntimeInfo};

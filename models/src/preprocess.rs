@@ -1,4 +1,4 @@
-//! Preprocess: how a picture of any size becomes the encoder's height and width.
+//! Preprocess: how a picture file of any size becomes pixels of the encoder's height and width.
 
 use std::cell::RefCell;
 
@@ -7,6 +7,7 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
+use crate::decode::{DecodeError, DecodeLimits, Decoding, Extent, decode_as};
 use crate::pixels::Pixels;
 
 /// How a picture of another shape is brought to the encoder's size.
@@ -33,7 +34,7 @@ pub enum Filter {
     Bicubic,
 }
 
-/// What happens to a decoded picture before the graph sees it. Part of the contract.
+/// What happens to a picture file before the graph sees it. Part of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
@@ -52,10 +53,24 @@ pub struct Preprocess {
     /// RGB of the bars of [`ResizePolicy::FitPad`].
     #[serde(default = "white")]
     pub background: [u8; 3],
+    /// How files are decoded. Absent where they are decoded whole and their colours taken as stored.
+    #[serde(default, skip_serializing_if = "Decoding::is_plain")]
+    pub decoding: Decoding,
 }
 
 fn white() -> [u8; 3] {
     [255; 3]
+}
+
+/// Why a picture file did not become the encoder's pixels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// It gave no pixels.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Its pixels could not be brought to size.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
 }
 
 /// Why a picture could not be brought to the encoder's size.
@@ -92,6 +107,7 @@ impl Preprocess {
             resize_shortest: None,
             filter,
             background: white(),
+            decoding: Decoding::default(),
         }
     }
 
@@ -107,6 +123,7 @@ impl Preprocess {
                 return refuse(format!("{name} is {side}, but must be 1 to {}", Self::MAX_SIDE));
             }
         }
+        self.decoding.validate().map_err(|reason| PreprocessError::Invalid { reason })?;
         let least = self.height.max(self.width);
         match (self.policy, self.resize_shortest) {
             (ResizePolicy::ShortestEdgeCenterCrop, None) => {
@@ -126,6 +143,17 @@ impl Preprocess {
         }
     }
 
+    /// Decodes a picture file as [`Preprocess::decoding`] says and brings it to size.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(&self, file: &[u8], limits: &DecodeLimits) -> Result<Pixels, LoadError> {
+        self.validate()?;
+        let (pixels, extent) =
+            decode_as(file, limits, &self.decoding, &|height, width| self.resized(height, width))?;
+        Ok(self.bring(&pixels, extent)?)
+    }
+
     /// Brings a picture to exactly `height` x `width`; one of that size comes back unchanged
     /// unless it is to be enlarged and cut.
     ///
@@ -133,49 +161,65 @@ impl Preprocess {
     /// A description that contradicts itself.
     pub fn apply(&self, picture: &Pixels) -> Result<Pixels, PreprocessError> {
         self.validate()?;
+        self.bring(picture, Extent::of(picture))
+    }
+
+    fn bring(&self, picture: &Pixels, extent: Extent) -> Result<Pixels, PreprocessError> {
         match self.policy {
-            ResizePolicy::Squash => resize(picture, self.height, self.width, self.filter),
-            ResizePolicy::ShortestEdgeCenterCrop => {
-                let shortest = self.resize_shortest.unwrap_or(self.height.max(self.width));
-                self.center_crop(picture, shortest)
-            }
-            ResizePolicy::FitPad => self.fit_pad(picture),
+            ResizePolicy::Squash => resize(picture, extent, self.height, self.width, self.filter),
+            ResizePolicy::ShortestEdgeCenterCrop => self.center_crop(picture, extent),
+            ResizePolicy::FitPad => self.fit_pad(picture, extent),
         }
     }
 
-    fn center_crop(&self, picture: &Pixels, shortest: u32) -> Result<Pixels, PreprocessError> {
-        // Of a strip a thousand times as long as wide, nearly everything would be scaled only
-        // to be cut off; its middle is enough, and keeps the cost bounded.
-        let short = picture.height().min(picture.width());
-        let longest = short.saturating_mul(MAX_ASPECT);
-        let (height, width) = (picture.height().min(longest), picture.width().min(longest));
-        let strip = crop(picture, height, width)?;
-        // torchvision truncates the longer side.
-        let scaled = |side: u32| (u64::from(shortest) * u64::from(side) / u64::from(short)) as u32;
-        let (height, width) = match strip.height() <= strip.width() {
-            true => (shortest, scaled(strip.width())),
-            false => (scaled(strip.height()), shortest),
+    /// Height and width that a picture of that height and width is resized to, before anything is cut or added.
+    #[must_use]
+    pub fn resized(&self, height: u32, width: u32) -> (u32, u32) {
+        let (h, w) = (u64::from(height.max(1)), u64::from(width.max(1)));
+        let (target_h, target_w) = (u64::from(self.height), u64::from(self.width));
+        let (h, w) = match self.policy {
+            ResizePolicy::Squash => (target_h, target_w),
+            ResizePolicy::ShortestEdgeCenterCrop => {
+                let shortest = u64::from(self.shortest());
+                // torchvision truncates the longer side.
+                if h <= w { (shortest, shortest * w / h) } else { (shortest * h / w, shortest) }
+            }
+            // As Pillow's ImageOps.pad: one side fits exactly, the other is rounded.
+            ResizePolicy::FitPad if w * target_h > h * target_w => {
+                (divide_rounded(h * target_w, w).clamp(1, target_h), target_w)
+            }
+            ResizePolicy::FitPad => (target_h, divide_rounded(w * target_h, h).clamp(1, target_w)),
         };
-        crop(&resize(&strip, height, width, self.filter)?, self.height, self.width)
+        (h as u32, w as u32)
     }
 
-    fn fit_pad(&self, picture: &Pixels) -> Result<Pixels, PreprocessError> {
-        let (h, w) = (u64::from(picture.height()), u64::from(picture.width()));
-        let (target_h, target_w) = (u64::from(self.height), u64::from(self.width));
-        // As Pillow's ImageOps.pad: one side fits exactly, the other is rounded.
-        let (height, width) = if w * target_h > h * target_w {
-            (divide_rounded(h * target_w, w).clamp(1, target_h), target_w)
-        } else {
-            (target_h, divide_rounded(w * target_h, h).clamp(1, target_w))
-        };
-        let inner = resize(picture, height as u32, width as u32, self.filter)?;
+    fn shortest(&self) -> u32 {
+        self.resize_shortest.unwrap_or(self.height.max(self.width))
+    }
+
+    fn center_crop(&self, picture: &Pixels, extent: Extent) -> Result<Pixels, PreprocessError> {
+        let Extent { height, width, .. } = extent;
+        // Of a strip a thousand times as long as wide, nearly everything would be scaled only
+        // to be cut off; its middle is enough, and keeps the cost bounded.
+        let longest = height.min(width).saturating_mul(MAX_ASPECT);
+        if height.max(width) > longest {
+            let strip = crop(picture, height.min(longest), width.min(longest))?;
+            return self.center_crop(&strip, Extent::of(&strip));
+        }
+        let (height, width) = self.resized(height, width);
+        crop(&resize(picture, extent, height, width, self.filter)?, self.height, self.width)
+    }
+
+    fn fit_pad(&self, picture: &Pixels, extent: Extent) -> Result<Pixels, PreprocessError> {
+        let (height, width) = self.resized(extent.height, extent.width);
+        let inner = resize(picture, extent, height, width, self.filter)?;
         if inner.height() == self.height && inner.width() == self.width {
             return Ok(inner);
         }
-        let mut data = self.background.repeat((target_h * target_w) as usize);
-        let top = divide_rounded(target_h - height, 2) as usize;
-        let left = divide_rounded(target_w - width, 2) as usize;
-        let (row, target_row) = (width as usize * 3, target_w as usize * 3);
+        let mut data = self.background.repeat((self.height * self.width) as usize);
+        let top = divide_rounded(u64::from(self.height - height), 2) as usize;
+        let left = divide_rounded(u64::from(self.width - width), 2) as usize;
+        let (row, target_row) = (width as usize * 3, self.width as usize * 3);
         for (y, pixels) in inner.as_bytes().chunks_exact(row).enumerate() {
             let at = (top + y) * target_row + left * 3;
             data[at..at + row].copy_from_slice(pixels);
@@ -184,8 +228,8 @@ impl Preprocess {
     }
 }
 
-/// How many times as long as wide a picture may be before its ends are cut off unscaled.
-const MAX_ASPECT: u32 = 16;
+/// How many times as long as wide a picture may be before its ends are cut off unscaled; longer ones are decoded whole.
+pub(crate) const MAX_ASPECT: u32 = 16;
 
 /// Half to even, as Python's `round`.
 fn divide_rounded(numerator: u64, denominator: u64) -> u64 {
@@ -227,14 +271,15 @@ thread_local! {
     static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
 }
 
-/// Pillow's `Image.resize` with an antialiased filter.
+/// Pillow's `Image.resize` with an antialiased filter, of the part that is the picture.
 pub(crate) fn resize(
     picture: &Pixels,
+    extent: Extent,
     height: u32,
     width: u32,
     filter: Filter,
 ) -> Result<Pixels, PreprocessError> {
-    if (height, width) == (picture.height(), picture.width()) {
+    if extent == Extent::of(picture) && (height, width) == (picture.height(), picture.width()) {
         return Ok(picture.clone());
     }
     let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_bytes())
@@ -247,7 +292,13 @@ pub(crate) fn resize(
         // Keys' cubic with a = -0.5, which Pillow calls bicubic.
         Filter::Bicubic => FilterType::CatmullRom,
     };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    let part = extent.part();
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
+        part.left,
+        part.top,
+        part.width,
+        part.height,
+    );
     RESIZER
         .with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, &options))
         .map_err(|e| refuse(picture, &e))?;

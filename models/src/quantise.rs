@@ -12,11 +12,10 @@ use prost::Message;
 
 use crate::artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
 use crate::compare::{CompareError, Comparison, Side, compare_graph, mean_overlap, page};
-use crate::decode::{DecodeLimits, decode};
 use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::gallery::{GalleryError, Subject, embed_pictures, evenly_spaced};
-use crate::golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
+use crate::golden::{Golden, GoldenError, GoldenReport};
 use crate::manifest::{EvaluationFigure, Manifest, full_name};
 use crate::onnx::ModelProto;
 pub use graph::Spared;
@@ -195,7 +194,7 @@ pub fn write(
     let manifest = float.manifest();
     let options = SessionOptions::default();
     let mut encoder = Encoder::from_onnx(&quantised.onnx, GraphShape::of(manifest), &options)?;
-    let golden = golden_of(float, &mut encoder)?;
+    let golden = float.golden()?.embedded_again(&manifest.preprocess, &mut encoder)?;
     let comparison = &quantised.comparison;
     let figure = |metric: &str, subject: &str, value: f64| EvaluationFigure {
         dataset: format!("{} held-out pictures", comparison.pictures.len()),
@@ -227,22 +226,6 @@ pub fn write(
     let checked =
         written.golden()?.check(|batch| encoder.embed(batch), &manifest.preprocess, Golden::MIN_COSINE)?;
     Ok((dir, checked))
-}
-
-/// The golden pictures of the float artefact with the vectors that the int8 graph gives them.
-fn golden_of(float: &Artefact, encoder: &mut Encoder) -> Result<Golden, QuantiseError> {
-    let preprocess = &float.manifest().preprocess;
-    let again = |picture: GoldenPicture| {
-        let name = || picture.name.clone();
-        let pixels = decode(&picture.bytes, &DecodeLimits::default())
-            .map_err(|source| GoldenError::Decode { name: name(), source })?;
-        let pixels =
-            preprocess.apply(&pixels).map_err(|source| GoldenError::Preprocess { name: name(), source })?;
-        let expected = encoder.embed(&[pixels])?.pop().ok_or_else(|| GoldenError::Embed(name()))?;
-        Ok(GoldenPicture { expected, ..picture })
-    };
-    let pictures = float.golden()?.pictures.into_iter().map(again);
-    Ok(Golden { pictures: pictures.collect::<Result<_, QuantiseError>>()? })
 }
 
 /// Pictures to calibrate on and pictures to compare on, both spread over the whole.

@@ -99,6 +99,8 @@ impl DeviceReport {
 pub struct Backends {
     /// One per worker thread.
     pub sessions: Vec<Box<dyn Backend>>,
+    /// One with threads for all cores, for a picture that is alone.
+    pub solo: Option<Box<dyn Backend>>,
     /// Where they run.
     pub device: DeviceReport,
 }

@@ -31,7 +31,22 @@ pub fn open(config: &Config, artefact: &Artefact, runtime: &RuntimeInfo) -> Resu
         DeviceChoice::Auto => Device::Cpu,
     };
     let sessions = open_on(config, artefact, device)?;
-    Ok(Backends { sessions, device: DeviceReport::new(requested, device) })
+    let solo = open_solo(config, artefact, device)?;
+    Ok(Backends { sessions, solo, device: DeviceReport::new(requested, device) })
+}
+
+/// The session for a picture that is alone, where the others leave cores idle then.
+fn open_solo(
+    config: &Config,
+    artefact: &Artefact,
+    device: Device,
+) -> Result<Option<Box<dyn Backend>>, EncoderError> {
+    let intra_threads = config::cores();
+    if !config.solo_session || device != Device::Cpu || intra_threads <= config.intra_threads {
+        return Ok(None);
+    }
+    let encoder = Encoder::open(artefact, &SessionOptions { intra_threads, device })?;
+    Ok(Some(Box::new(OrtBackend(encoder))))
 }
 
 /// Whether the machine has a driver, or the runtime brings what a GPU needs: without either, a CPU is no fallback.
@@ -45,14 +60,15 @@ fn open_auto(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderEr
     let gpu = Device::Cuda(0);
     let reason = match open_on(config, artefact, gpu) {
         Ok(sessions) => {
-            return Ok(Backends { sessions, device: DeviceReport::new(config.device, gpu) });
+            return Ok(Backends { sessions, solo: None, device: DeviceReport::new(config.device, gpu) });
         }
         Err(error) => error.to_string(),
     };
     tracing::warn!(reason, "no usable GPU: falling back to the CPU");
     let sessions = open_on(config, artefact, Device::Cpu)?;
+    let solo = open_solo(config, artefact, Device::Cpu)?;
     let report = DeviceReport::new(config.device, Device::Cpu);
-    Ok(Backends { sessions, device: DeviceReport { fallback: Some(reason), ..report } })
+    Ok(Backends { sessions, solo, device: DeviceReport { fallback: Some(reason), ..report } })
 }
 
 fn open_on(

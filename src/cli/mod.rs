@@ -12,6 +12,7 @@ mod model;
 mod openapi;
 mod quantize;
 mod reference;
+mod revise;
 mod runtime;
 mod search;
 pub mod serve;

@@ -11,6 +11,7 @@ use super::Settings;
 use super::compare::{self, CompareArgs};
 use super::quantize::{self, QuantizeArgs};
 use super::reference::{self, DriftArgs, ReferenceArgs};
+use super::revise::{self, ReviseArgs};
 use crate::config::Config;
 use crate::locate;
 
@@ -40,6 +41,8 @@ enum ModelCommand {
     Drift(DriftArgs),
     /// Write an encoder's int8 sibling: smaller, faster on a CPU, calibrated on pictures
     Quantize(QuantizeArgs),
+    /// Write an encoder once more with its files decoded in another way: faster, or in the right colours
+    Revise(ReviseArgs),
 }
 
 /// Runs the command.
@@ -54,6 +57,7 @@ pub fn run(args: ModelArgs) -> anyhow::Result<ExitCode> {
         ModelCommand::Reference(args) => reference::reference(args),
         ModelCommand::Drift(args) => reference::run_drift(args),
         ModelCommand::Quantize(args) => quantize::run(args),
+        ModelCommand::Revise(args) => revise::run(args),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use latentd_model::{DecodeError, Embedding, PreprocessError};
+use latentd_model::{DecodeError, Embedding, LoadError, PreprocessError};
 
 use crate::admission::Overloaded;
 use crate::store::ContentHash;
@@ -56,6 +56,15 @@ pub enum EmbedError {
     /// A defect of the server.
     #[error("the server failed on this image; its log says more")]
     Internal,
+}
+
+impl From<LoadError> for EmbedError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Decode(error) => error.into(),
+            LoadError::Preprocess(error) => error.into(),
+        }
+    }
 }
 
 impl EmbedError {

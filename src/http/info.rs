@@ -89,6 +89,8 @@ pub struct Tuning {
     pub sessions: usize,
     /// Threads inside one session.
     pub intra_threads: usize,
+    /// Whether a picture that is alone runs on all cores, in a session of its own.
+    pub solo_session: bool,
     /// Threads that decode.
     pub decode_threads: usize,
     /// Most pictures of one run.
@@ -163,6 +165,7 @@ fn describe(app: &App, store: serde_json::Value) -> Info {
             cores: crate::config::cores(),
             sessions: embedder.sessions(),
             intra_threads: config.intra_threads,
+            solo_session: embedder.has_solo(),
             decode_threads: embedder.decode_threads(),
             max_batch: config.max_batch(),
             measured: app.chosen.tuned.clone(),

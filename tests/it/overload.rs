@@ -70,6 +70,25 @@ async fn what_queued_runs_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_is_alone_has_a_session_of_its_own() {
+    let (fake, solo) = (Control::slow(Duration::from_millis(60)), Control::slow(Duration::from_millis(60)));
+    let server = Server::faking_both(|_| {}, &fake, Some(&solo)).await;
+    let counts = || [&fake, &solo].map(|control| control.embedded.load(Ordering::SeqCst));
+    for done in 1..=3 {
+        assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+        assert_eq!(counts(), [0, done]);
+    }
+    let replies = join_all((0..8).map(|_| server.post("/embed", example("hat-1")))).await;
+    assert!(replies.iter().all(|reply| reply.status() == 200));
+    // The first may have been alone when it came, and the last when its turn came.
+    let [together, alone] = counts();
+    assert!(together >= 6 && together + alone == 11, "{together} and {alone}");
+    assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+    assert_eq!(counts(), [together, alone + 1]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_poisoned_picture_of_a_run_fails() {
     for panics in [false, true] {
         let fake = Control { poison: Some(250), panics, ..Control::default() };

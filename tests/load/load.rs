@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use latentd::config::{Config, cores};
 use latentd::locate;
-use latentd_model::{Artefact, DecodeLimits, Encoder, SessionOptions, decode};
+use latentd_model::{Artefact, DecodeLimits, Encoder, SessionOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -164,7 +164,7 @@ fn median(mut samples: Vec<Sample>) -> Sample {
 fn in_process(artefact: &Artefact, picture: &[u8], seconds: f64, decoding: bool) -> Sample {
     let stop = AtomicBool::new(false);
     let preprocess = &artefact.manifest().preprocess;
-    let prepare = || preprocess.apply(&decode(picture, &DecodeLimits::default()).unwrap()).unwrap();
+    let prepare = || preprocess.load(picture, &DecodeLimits::default()).unwrap();
     let encoders: Vec<_> =
         (0..cores()).map(|_| Encoder::open(artefact, &SessionOptions::default()).unwrap()).collect();
     std::thread::scope(|scope| {

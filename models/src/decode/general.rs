@@ -8,11 +8,17 @@ use image::codecs::{
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageResult, Limits};
 
-use super::convert;
-use super::{DecodeError, DecodeLimits, ImageKind, check_size};
+use super::extent::Extent;
+use super::{Colour, DecodeError, DecodeLimits, Decoding, ImageKind, check_size};
+use super::{colour, convert};
 use crate::pixels::Pixels;
 
-pub(super) fn decode(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
+pub(super) fn decode(
+    kind: ImageKind,
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    decoding: &Decoding,
+) -> Result<(Pixels, Extent), DecodeError> {
     // PNG's decoder unpacks metadata before it tells the size, so its header is read first.
     let declared = png_size(kind, bytes).unwrap_or_default();
     if declared != (0, 0) {
@@ -28,8 +34,18 @@ pub(super) fn decode(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Re
     check_size(width, height, depth, limits)?;
     decoder.set_limits(memory).map_err(|e| refuse(e, size))?;
     let orientation = orientation(kind, bytes, decoder.as_mut());
+    let profile = match decoding.colour {
+        Colour::Srgb => decoder.icc_profile().ok().flatten(),
+        Colour::AsStored => None,
+    };
     let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e, size))?;
-    convert::upright(width, height, convert::to_rgb(picture), orientation)
+    let mut rgb = convert::to_rgb(picture);
+    if let Some(profile) = profile {
+        colour::to_srgb(&mut rgb, &profile);
+    }
+    let pixels = convert::upright(width, height, rgb, orientation)?;
+    let extent = Extent::of(&pixels);
+    Ok((pixels, extent))
 }
 
 fn open<'a>(kind: ImageKind, bytes: &'a [u8], memory: &Limits) -> ImageResult<Box<dyn ImageDecoder + 'a>> {

@@ -1,4 +1,4 @@
-//! JPEG: whole or cut short, then decoded by zune-jpeg.
+//! JPEG: whole or cut short, then decoded by zune-jpeg, or at a fraction of its size.
 
 use image::metadata::Orientation;
 use zune_core::bytestream::ZCursor;
@@ -7,14 +7,20 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::convert;
-use super::{DecodeError, DecodeLimits, check_size};
+use super::extent::Extent;
+use super::{Colour, DecodeError, DecodeLimits, Decoding, Target, check_size};
+use super::{colour, convert, scaled};
 use crate::pixels::Pixels;
 
 /// Scans that a progressive file may have; encoders write about ten, and each costs a pass.
 const MAX_SCANS: usize = 64;
 
-pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, DecodeError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    decoding: &Decoding,
+    target: Target<'_>,
+) -> Result<(Pixels, Extent), DecodeError> {
     // A lenient decoder fills what is missing with grey, which would become a wrong vector.
     // So a file without its end marker must decode without any fault; one that has it may be
     // damaged inside as far as libjpeg would tolerate.
@@ -31,18 +37,43 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Pixels, Deco
         .and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)))
         .ok_or_else(|| DecodeError::Corrupt { reason: "JPEG: the header declares no size".into() })?;
     check_size(width, height, 3, limits)?;
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms);
+    let profile = match (decoding.colour, decoder.input_colorspace()) {
+        // Ink has a profile of another kind.
+        (Colour::Srgb, Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB)) => decoder.icc_profile(),
+        _ => None,
+    };
+    let in_srgb = |rgb: &mut Vec<u8>| {
+        if let Some(profile) = &profile {
+            colour::to_srgb(rgb, profile);
+        }
+    };
+    let sides = (height, width);
+    if let (false, Some(eighths)) = (strict, scaled::eighths(sides, orientation, decoding, target))
+        && scans(bytes) <= MAX_SCANS
+        && let Some(decoded) = scaled::decode(bytes, sides, eighths, orientation, in_srgb)
+    {
+        return Ok(decoded);
+    }
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let wanted = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));
     let pixels = width as usize * height as usize;
     let mut data = vec![0u8; pixels * wanted.num_components()];
     decoder.decode_into(&mut data).map_err(|e| refuse(&e, bytes, strict))?;
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms);
-    let rgb = if grey { convert::grey_to_rgb(&data) } else { data };
-    convert::upright(width, height, rgb, orientation)
+    let mut rgb = if grey { convert::grey_to_rgb(&data) } else { data };
+    in_srgb(&mut rgb);
+    let pixels = convert::upright(width, height, rgb, orientation)?;
+    let extent = Extent::of(&pixels);
+    Ok((pixels, extent))
+}
+
+/// How many scans the file has.
+fn scans(bytes: &[u8]) -> usize {
+    markers(bytes).filter(|&marker| marker == 0xda).count()
 }
 
 fn refuse(error: &DecodeErrors, bytes: &[u8], cut_short: bool) -> DecodeError {

@@ -83,7 +83,7 @@ fn other_faults_are_told_apart() {
     let mut broken = golden();
     broken.pictures[1].bytes.truncate(20);
     assert!(
-        matches!(broken.check(means, &preprocess(), 0.9), Err(GoldenError::Decode { name, .. }) if name == "60.bmp")
+        matches!(broken.check(means, &preprocess(), 0.9), Err(GoldenError::Load { name, .. }) if name == "60.bmp")
     );
     broken.pictures[1].expected = Embedding::from_unnormalised(vec![1.0]).unwrap();
     broken.pictures[1].bytes = bmp(60);

@@ -10,7 +10,7 @@ use prost::Message;
 use super::QuantiseError;
 use super::range::Seen;
 use crate::encoder::{EncoderError, INPUT, SessionOptions, builder, ort_error};
-use crate::gallery::read_picture;
+use crate::gallery::load_picture;
 use crate::onnx::{ModelProto, ValueInfoProto};
 use crate::pixels::Pixels;
 use crate::preprocess::Preprocess;
@@ -31,8 +31,7 @@ pub fn calibrate(
     // The range must be known before it can be cut into bins, and the values are too many to keep.
     for pass in [Seen::widen, Seen::count] {
         for path in pictures {
-            let pixels = read_picture(path).ok().and_then(|pixels| preprocess.apply(&pixels).ok());
-            if let Some(pixels) = pixels {
+            if let Ok(pixels) = load_picture(path, preprocess) {
                 run(&mut session, &pixels, &mut seen, pass)?;
             }
         }

@@ -42,14 +42,24 @@ impl Server {
 
     /// The app with other settings and a fake backend, which gets every picture unless `change` asks for a cache.
     pub async fn faking(change: impl FnOnce(&mut Config), fake: &fake::Control) -> Self {
+        Self::faking_both(change, fake, None).await
+    }
+
+    /// The same, with a fake for pictures that are alone.
+    pub async fn faking_both(
+        change: impl FnOnce(&mut Config),
+        fake: &fake::Control,
+        solo: Option<&fake::Control>,
+    ) -> Self {
         let (config, data) = settings(|config| {
             config.cache_mib = 0;
             change(config);
         });
         let Opened { runtime, artefact, backends, .. } = open_model(&config).unwrap();
-        let sessions = vec![fake.backend(artefact.manifest().output.dim)];
+        let dim = artefact.manifest().output.dim;
+        let (sessions, solo) = (vec![fake.backend(dim)], solo.map(|fake| fake.backend(dim)));
         let store = open_store(&config).await.unwrap();
-        let backends = Backends { sessions, device: backends.device };
+        let backends = Backends { sessions, solo, device: backends.device };
         let chosen = Chosen::default();
         let app = App::new(config, artefact, Some(runtime), backends, store, chosen).unwrap();
         Self::serve(app, data, false).await

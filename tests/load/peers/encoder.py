@@ -28,9 +28,13 @@ class Encoder:
     def pixels(self, data):
         """Bytes of a picture to uint8 [height, width, 3]."""
         want = self.preprocess
-        # Whole pictures are decoded, as by latentd: libjpeg's scaled decoding (`draft`) would be other pixels.
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        image = Image.open(io.BytesIO(data))
         shortest = want.get("resize_shortest") or max(want["height"], want["width"])
+        gap = want.get("decoding", {}).get("reducing_gap")
+        if gap:
+            # libjpeg's scaled decoding, as latentd's where the manifest allows it.
+            image.draft("RGB", [gap * shortest * side // min(image.size) for side in image.size])
+        image = ImageOps.exif_transpose(image).convert("RGB")
         if want["policy"] != "shortest_edge_center_crop":
             raise SystemExit(f"no peer for the policy {want['policy']}")
         # As torchvision's Resize and CenterCrop: the longer side is truncated, the margins are rounded.

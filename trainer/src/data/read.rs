@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::Path;
 
 use fast_image_resize as fir;
-use latentd_model::{DecodeLimits, Pixels, decode};
+use latentd_model::decode::{Extent, decode_as};
+use latentd_model::{DecodeLimits, Decoding, Pixels};
 use sha2::{Digest, Sha256};
 
 /// A picture and the SHA-256 of its file.
@@ -22,10 +23,11 @@ pub(super) fn load(
     resizer: &mut fir::Resizer,
 ) -> Result<Decoded, String> {
     let bytes = read_bounded(path, limits.max_bytes)?;
-    let pixels = decode(&bytes, limits).map_err(|e| e.to_string())?;
+    let target = |height, width| shrunk(height, width, shortest_edge);
+    let decoded = decode_as(&bytes, limits, &Decoding::NEW, &target).map_err(|e| e.to_string())?;
     let digest = Sha256::digest(&bytes).into();
     drop(bytes);
-    Ok(Decoded { pixels: shrink(pixels, shortest_edge, resizer)?, digest })
+    Ok(Decoded { pixels: shrink(decoded, shortest_edge, resizer)?, digest })
 }
 
 /// The file's bytes; a file beyond `max_bytes` is refused before it is read whole.
@@ -40,21 +42,34 @@ pub(crate) fn read_bounded(path: &Path, max_bytes: usize) -> Result<Vec<u8>, Str
     Ok(bytes)
 }
 
-/// Brings the shorter side down to `shortest_edge`; smaller pictures stay as they are.
-fn shrink(pixels: Pixels, shortest_edge: u32, resizer: &mut fir::Resizer) -> Result<Pixels, String> {
-    let (height, width) = (pixels.height(), pixels.width());
+/// Height and width with the shorter side brought down to `shortest_edge`; smaller pictures stay as they are.
+fn shrunk(height: u32, width: u32, shortest_edge: u32) -> (u32, u32) {
     let shorter = height.min(width);
     if shorter <= shortest_edge.max(1) {
-        return Ok(pixels);
+        return (height, width);
     }
     let scale = f64::from(shortest_edge.max(1)) / f64::from(shorter);
     let side = |s: u32| ((f64::from(s) * scale).round() as u32).max(1);
-    let (new_height, new_width) = (side(height), side(width));
+    (side(height), side(width))
+}
+
+fn shrink(
+    (pixels, extent): (Pixels, Extent),
+    shortest_edge: u32,
+    resizer: &mut fir::Resizer,
+) -> Result<Pixels, String> {
+    let (new_height, new_width) = shrunk(extent.height, extent.width, shortest_edge);
+    let (height, width) = (pixels.height(), pixels.width());
+    if (new_height, new_width) == (height, width) {
+        return Ok(pixels);
+    }
     let source = fir::images::ImageRef::new(width, height, pixels.as_bytes(), fir::PixelType::U8x3)
         .map_err(|e| e.to_string())?;
     let mut target = fir::images::Image::new(new_width, new_height, fir::PixelType::U8x3);
+    let part = extent.part();
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
+        .crop(part.left, part.top, part.width, part.height)
         .use_alpha(false);
     resizer.resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
     Pixels::new(new_height, new_width, target.into_vec()).map_err(|e| e.to_string())
@@ -79,7 +94,9 @@ mod tests {
         let mut resizer = fir::Resizer::new();
         let picture = |h, w| Pixels::new(h, w, vec![9; (h * w * 3) as usize]).unwrap();
         let mut sides = |h, w| {
-            let p = shrink(picture(h, w), 16, &mut resizer).unwrap();
+            let picture = picture(h, w);
+            let extent = Extent::of(&picture);
+            let p = shrink((picture, extent), 16, &mut resizer).unwrap();
             (p.height(), p.width())
         };
         assert_eq!(sides(40, 80), (16, 32));

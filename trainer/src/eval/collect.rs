@@ -142,16 +142,18 @@ pub(super) fn collect(
 fn see(path: &Path, views: &Views<'_>) -> Option<Seen> {
     let limits = &views.options.limits;
     let bytes = read_bounded(path, limits.max_bytes).ok()?;
-    let original = decode(&bytes, limits).ok()?;
-    let pictures: Option<Vec<Pixels>> = views.ways.iter().map(|way| way.apply(&original).ok()).collect();
+    let pictures: Option<Vec<Pixels>> = views.ways.iter().map(|way| way.load(&bytes, limits).ok()).collect();
+    // The baselines see whole pictures, whatever the encoders are content with.
+    let baselines = views.options.pixels || views.hog_side.is_some();
+    let original = if baselines { decode(&bytes, limits).ok() } else { None };
     let pixels = if views.options.pixels {
-        let small = squeezed(&original, PIXEL_SIDE)?;
+        let small = squeezed(original.as_ref()?, PIXEL_SIDE)?;
         Some(small.into_iter().map(|v| f32::from(v) / 255.0).collect())
     } else {
         None
     };
     let hog = match views.hog_side {
-        Some(side) => Some(hog(&squeezed(&original, side)?, side as usize)),
+        Some(side) => Some(hog(&squeezed(original.as_ref()?, side)?, side as usize)),
         None => None,
     };
     Some(Seen { pictures: pictures?, pixels, hog })

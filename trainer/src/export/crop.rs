@@ -1,6 +1,6 @@
 //! Which pixels of a picture an encoder of a given size sees, in evaluation and in production.
 
-use latentd_model::{Filter, Preprocess, ResizePolicy};
+use latentd_model::{Decoding, Filter, Preprocess, ResizePolicy};
 
 /// The preprocessing of an encoder that takes `image_size` × `image_size` pixels.
 ///
@@ -20,6 +20,7 @@ pub fn eval_preprocess(image_size: usize) -> Preprocess {
         resize_shortest: Some(resize_shortest),
         filter: Filter::Bicubic,
         background: [255; 3],
+        decoding: Decoding::NEW,
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
-use latentd_model::decode::{ImageKind, sniff};
-use latentd_model::{DecodeLimits, Pixels, Preprocess, decode};
+use latentd_model::decode::{ImageKind, decode_as, sniff};
+use latentd_model::{DecodeLimits, Pixels, Preprocess};
 
 /// Pictures that parity is measured on, when the folder has as many.
 const SAMPLES: usize = 128;
@@ -27,8 +27,7 @@ pub struct Sample {
 impl Sample {
     /// Takes a file's bytes through decode and `preprocess`.
     fn new(bytes: Vec<u8>, preprocess: &Preprocess) -> Result<Self, String> {
-        let decoded = decode(&bytes, &DecodeLimits::default()).map_err(|e| e.to_string())?;
-        let pixels = preprocess.apply(&decoded).map_err(|e| e.to_string())?;
+        let pixels = preprocess.load(&bytes, &DecodeLimits::default()).map_err(|e| e.to_string())?;
         Ok(Self { bytes, pixels })
     }
 
@@ -92,7 +91,9 @@ pub fn choose_golden(samples: &[Sample], preprocess: &Preprocess) -> Result<Vec<
 
 /// The same picture as a JPEG whose shorter edge is twice what the encoder's resize asks for.
 fn shrink(sample: &Sample, preprocess: &Preprocess) -> Result<Vec<u8>, String> {
-    let picture = decode(&sample.bytes, &DecodeLimits::default()).map_err(|e| e.to_string())?;
+    let (limits, decoding) = (DecodeLimits::default(), preprocess.decoding.whole());
+    let (picture, _) = decode_as(&sample.bytes, &limits, &decoding, &|height, width| (height, width))
+        .map_err(|e| e.to_string())?;
     let (width, height) = (picture.width(), picture.height());
     let target = 2 * preprocess.resize_shortest.unwrap_or(preprocess.height.max(preprocess.width));
     let factor = (f64::from(target) / f64::from(width.min(height))).min(1.0);
@@ -110,6 +111,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::export::eval_preprocess;
+    use latentd_model::decode;
 
     fn picture(width: u32, height: u32, seed: u32) -> Vec<u8> {
         let picture = image::RgbImage::from_fn(width, height, |x, y| {

@@ -1,0 +1,173 @@
+//! Revision: the same weights as a new version whose files are decoded in another way.
+
+use std::path::{Path, PathBuf};
+
+use crate::artefact::{Artefact, ArtefactDraft, ArtefactError, write_artefact_with};
+use crate::compare::{CompareError, Comparison, compare};
+use crate::decode::Decoding;
+use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
+use crate::golden::{Golden, GoldenError, GoldenReport};
+use crate::manifest::{EvaluationFigure, full_name};
+use crate::preprocess::Preprocess;
+
+/// Neighbours that are compared.
+const K: usize = 10;
+
+/// Files that a new version makes itself; all others are taken over.
+const OWN: [&str; 3] = ["model.onnx", "REPORT.html", "golden/"];
+
+/// Why there is no revision.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviseError {
+    /// Nothing would change.
+    #[error("{0} decodes its files in that way already")]
+    Same(String),
+    /// The artefact cannot be read or the new one not written.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactError),
+    /// The graph cannot run.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
+    /// Golden pictures cannot be read.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+    /// The two versions cannot be compared.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+}
+
+/// A revision that was written.
+#[derive(Debug)]
+pub struct Revised {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The golden check of what was written.
+    pub golden: GoldenReport,
+    /// The old version against the new one on the pictures given.
+    pub comparison: Comparison,
+}
+
+/// Writes `artefact` once more, as `version`, with files decoded as `decoding` says: the same graph and weights, golden
+/// vectors and a contract of its own. `pictures` tell how far neighbours move, which the manifest notes. Figures that
+/// were measured before stay: they are the weights'.
+///
+/// # Errors
+/// See [`ReviseError`].
+pub fn revise(
+    artefact: &Artefact,
+    decoding: Decoding,
+    version: u32,
+    pictures: &[PathBuf],
+    models_dir: &Path,
+    command: &str,
+) -> Result<Revised, ReviseError> {
+    let manifest = artefact.manifest();
+    let preprocess = Preprocess { decoding, ..manifest.preprocess.clone() };
+    if preprocess == manifest.preprocess {
+        return Err(ReviseError::Same(manifest.full_name()));
+    }
+    let onnx = artefact.read("model.onnx")?;
+    let options = SessionOptions::default();
+    let mut encoder = Encoder::from_onnx(&onnx, GraphShape::of(manifest), &options)?;
+    let golden = artefact.golden()?.embedded_again(&preprocess, &mut encoder)?;
+    let mut draft = ArtefactDraft {
+        name: manifest.name.clone(),
+        version,
+        licence: manifest.licence.clone(),
+        description: manifest.description.clone(),
+        preprocess,
+        output: manifest.output.clone(),
+        training: manifest.training.clone(),
+        evaluation: manifest.evaluation.clone(),
+    };
+    let report = String::from_utf8_lossy(&artefact.read("REPORT.html")?).into_owned();
+    let mut further = Vec::new();
+    for name in manifest.files.keys().filter(|name| !OWN.iter().any(|own| name.starts_with(own))) {
+        further.push((name.as_str(), artefact.read(name)?));
+    }
+    let further: Vec<(&str, &[u8])> = further.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    // Compared before it is written under its name, since the manifest notes the outcome.
+    let trial = tempfile_beside(models_dir, &full_name(&draft.name, version))?;
+    let written = write_artefact_with(&trial.0, &draft, &onnx, &golden, &report, &[])?;
+    let comparison = compare(artefact, &Artefact::open(&written)?, pictures, K, &|_| ())?;
+    drop(trial);
+    draft.evaluation.push(EvaluationFigure {
+        dataset: format!("{} pictures", comparison.pictures.len()),
+        metric: "overlap_at_10".to_owned(),
+        subject: format!("this encoder against {}", manifest.full_name()),
+        value: comparison.mean_overlap,
+        command: command.to_owned(),
+    });
+    let dir = write_artefact_with(models_dir, &draft, &onnx, &golden, &report, &further)?;
+    let written = Artefact::open(&dir)?;
+    let mut encoder = Encoder::open(&written, &options)?;
+    let check = |batch: &[crate::Pixels]| encoder.embed(batch);
+    let golden = written.golden()?.check(check, &draft.preprocess, Golden::MIN_COSINE)?;
+    Ok(Revised { dir, golden, comparison })
+}
+
+/// A folder that is gone when dropped.
+struct Trial(PathBuf);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "a folder for comparing could not be removed");
+        }
+    }
+}
+
+fn tempfile_beside(models_dir: &Path, name: &str) -> Result<Trial, ArtefactError> {
+    let path = models_dir.join(format!(".{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).map_err(|source| ArtefactError::Io { path: path.clone(), source })?;
+    Ok(Trial(path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::decode::Colour;
+
+    fn bundled() -> PathBuf {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let newest = |dir: &PathBuf| {
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("byol-cifar10-r18w25-v"))
+        };
+        let folders = std::fs::read_dir(models).unwrap().map(|entry| entry.unwrap().path());
+        folders.filter(newest).max().unwrap()
+    }
+
+    fn examples() -> Vec<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> =
+            files.filter(|path| path.extension().is_some_and(|end| end == "jpg")).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_revision_has_the_weights_and_vectors_close_to_the_old_ones() {
+        let artefact = Artefact::open(&bundled()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let old = artefact.manifest().preprocess.decoding;
+        let gap = if old.reducing_gap == Some(3) { 2 } else { 3 };
+        let decoding = Decoding { reducing_gap: Some(gap), colour: Colour::Srgb };
+        let revised = revise(&artefact, decoding, 77, &examples(), dir.path(), "test").unwrap();
+        assert!(revised.golden.worst > Golden::MIN_COSINE);
+        assert!(revised.comparison.mean_overlap > 0.7, "{}", revised.comparison.mean_overlap);
+        let written = Artefact::open(&revised.dir).unwrap();
+        let (before, after) = (artefact.manifest(), written.manifest());
+        assert_eq!(after.preprocess.decoding, decoding);
+        assert_ne!(after.contract, before.contract);
+        for file in ["model.onnx", "REPORT.html", "weights.safetensors"] {
+            assert_eq!(after.files[file], before.files[file], "{file}");
+        }
+        assert_eq!(after.evaluation.len(), before.evaluation.len() + 1);
+        // Only the artefact is left there.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let again = revise(&written, decoding, 78, &examples(), dir.path(), "test").unwrap_err();
+        assert!(matches!(again, ReviseError::Same(_)), "{again}");
+    }
+}
