@@ -76,15 +76,21 @@ async fn a_start_tells_what_it_measured_and_settings_fix_it() {
     assert!(batches.iter().any(|rate| of(rate) == tuning["max_batch"].as_u64().unwrap()), "{tuning}");
     assert!((1..=tuning["cores"].as_u64().unwrap()).contains(&tuning["sessions"].as_u64().unwrap()));
     assert_eq!(tuning["precision"]["used"], "f32");
+    // On one core there is nothing to try.
+    let solo = tuning["measured"]["solo"].as_array().unwrap();
+    assert_eq!(solo.len(), if tuning["cores"] == 1 { 0 } else { 2 }, "{tuning}");
+    assert!(!tuning["solo_session"].as_bool().unwrap() || solo.len() == 2, "{tuning}");
     server.stop().await;
 
     let fixed = |config: &mut latentd::config::Config| {
         config.sessions = 3;
         config.max_batch = 5;
+        config.solo_session = false;
     };
     let server = Server::with(fixed).await;
     let tuning = server.get_json("/info").await["tuning"].clone();
     assert_eq!((tuning["sessions"].as_u64(), tuning["max_batch"].as_u64()), (Some(3), Some(5)));
+    assert_eq!(tuning["solo_session"], false);
     assert_eq!(tuning["measured"]["took_ms"], 0.0);
     server.stop().await;
 }

@@ -4,7 +4,8 @@
 //! - `model`: ONNX Runtime alone, one session per core, the picture decoded beforehand, one by one;
 //! - `decode+model`: the same with decode and resize, in one thread per core: the ceiling of any server;
 //! - `embed c=N`: the real server in a process of its own, N connections, a JPEG as the raw body;
-//! - with `--peer` or `--peer-json`, other servers that run already: `tests/load/peers.py` starts some.
+//! - with `--peer` or `--peer-json`, other servers that run already: `tests/load/peers.py` starts some, one of them
+//!   `bare.rs`, the least server that could do it.
 //!
 //! The generator shares the cores with the server, as one does on a small machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]

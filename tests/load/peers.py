@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""latentd beside the Python servers that people would write instead, in one run.
+"""latentd beside the servers that people would write instead, in one run.
 
-Makes a virtual environment with FastAPI and LitServe, starts both on the same artefact, checks that their vectors are
-latentd's, and lets the load generator take turns between raw ONNX Runtime, latentd and the peers:
+Makes a virtual environment with FastAPI and LitServe, builds the least server in Rust (bare.rs), starts all three on
+the same artefact, checks that their vectors are latentd's, and lets the load generator take turns between raw ONNX Runtime, latentd and the peers:
 
     python3 tests/load/peers.py
     python3 tests/load/peers.py --model models/mine-v1 --picture photo.jpg --seconds 5
@@ -121,12 +121,14 @@ def main():
     parser.add_argument("--rounds", default="3")
     arguments = parser.parse_args()
     model, picture = arguments.model.resolve(), arguments.picture.read_bytes()
-    subprocess.run(["cargo", "build", "--release", *CARGO, "--bin", "latentd"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", *CARGO, "--bin", "latentd", "--example", "bare"], cwd=ROOT, check=True)
     program = python(TARGET / "peers-venv")
     cores = len(os.sched_getaffinity(0))
-    fast, lit = free_port(), free_port()
+    bare, fast, lit = free_port(), free_port(), free_port()
+    rust = [ROOT / "tools" / "with-ort", TARGET / "release" / "examples" / "bare", model, f"127.0.0.1:{bare}"]
     uvicorn = ["-m", "uvicorn", "fastapi_peer:app", "--port", str(fast), "--workers", str(cores), "--no-access-log"]
     peers = [
+        Peer("bare", rust, bare, "/embed", model, as_json=False),
         Peer("fastapi", [program, *uvicorn], fast, "/embed", model, as_json=False),
         Peer("litserve", [program, "litserve_peer.py", str(lit)], lit, "/predict", model, as_json=True),
     ]

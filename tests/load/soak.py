@@ -56,10 +56,11 @@ def hang_up(port, picture):
         connection.sendall(head.encode() + picture[: len(picture) // 2])
 
 
-def client(port, pictures, seed, until, counts):
+def client(port, pictures, seed, until, counts, rest):
     dice = random.Random(seed)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     while time.monotonic() < until:
+        time.sleep(rest)
         picture = dice.choice(pictures)
         kind = dice.random()
         headers = {"content-type": "image/jpeg"}
@@ -93,6 +94,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--minutes", type=float, default=60)
     arguments.add_argument("--connections", type=int, default=16)
+    arguments.add_argument("--rest", type=float, default=0, help="seconds between a client's requests")
     arguments.add_argument("--binary", default=str(ROOT / "target/release/latentd"))
     arguments.add_argument("--grows", type=float, default=0.05, help="share by which memory may grow")
     args = arguments.parse_args()
@@ -111,7 +113,7 @@ def run(args, process, port, pictures):
     until = began + args.minutes * 60
     counts = collections.Counter()
     threads = [
-        threading.Thread(target=client, args=(port, pictures, seed, until, counts), daemon=True)
+        threading.Thread(target=client, args=(port, pictures, seed, until, counts, args.rest), daemon=True)
         for seed in range(args.connections)
     ]
     for thread in threads:

@@ -33,7 +33,7 @@ class Encoder:
         gap = want.get("decoding", {}).get("reducing_gap")
         if gap:
             # libjpeg's scaled decoding, as latentd's where the manifest allows it.
-            image.draft("RGB", [gap * shortest * side // min(image.size) for side in image.size])
+            image.draft("RGB", tuple(gap * shortest * side // min(image.size) for side in image.size))
         image = ImageOps.exif_transpose(image).convert("RGB")
         if want["policy"] != "shortest_edge_center_crop":
             raise SystemExit(f"no peer for the policy {want['policy']}")
