@@ -9,12 +9,14 @@ use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::golden::{Golden, GoldenError, GoldenReport};
 use crate::manifest::{EvaluationFigure, full_name};
 use crate::preprocess::Preprocess;
+use crate::reference::REFERENCE_FILE;
 
 /// Neighbours that are compared.
 const K: usize = 10;
 
-/// Files that a new version makes itself; all others are taken over.
-const OWN: [&str; 3] = ["model.onnx", "REPORT.html", "golden/"];
+/// Files that are not simply taken over: the new version makes its own, and vectors of another contract have another
+/// reference.
+const OWN: [&str; 4] = ["model.onnx", "REPORT.html", "golden/", REFERENCE_FILE];
 
 /// Why there is no revision.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,7 @@ pub struct Revised {
 
 /// Writes `artefact` once more, as `version`, with files decoded as `decoding` says: the same graph and weights, golden
 /// vectors and a contract of its own. `pictures` tell how far neighbours move, which the manifest notes. Figures that
-/// were measured before stay: they are the weights'.
+/// were measured before stay: they are the weights'. A reference of the embeddings is left out: measure it anew.
 ///
 /// # Errors
 /// See [`ReviseError`].
@@ -79,6 +81,7 @@ pub fn revise(
         output: manifest.output.clone(),
         training: manifest.training.clone(),
         evaluation: manifest.evaluation.clone(),
+        reference: None,
     };
     let report = String::from_utf8_lossy(&artefact.read("REPORT.html")?).into_owned();
     let mut further = Vec::new();

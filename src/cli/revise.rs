@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use latentd_model::artefact::next_version;
 use latentd_model::revise::revise;
 use latentd_model::{Colour, Decoding};
 
 use super::Settings;
 use super::compare::artefact;
 use super::files;
-use crate::locate;
 
 /// What happens to colours.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -37,7 +37,7 @@ pub struct ReviseArgs {
     /// Pictures to compare the neighbours of, like those it serves: folders at any depth, or files
     #[arg(long, required = true, num_args = 1..)]
     images: Vec<PathBuf>,
-    /// The new version; by default one more than the newest there is
+    /// The new version; by default the next free one
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     version: Option<u32>,
     /// Folder to write `<name>-v<N>` into
@@ -62,12 +62,13 @@ pub fn run(args: ReviseArgs) -> anyhow::Result<ExitCode> {
         ColourChoice::AsStored => Colour::AsStored,
     };
     let decoding = Decoding { reducing_gap: Some(args.reducing_gap).filter(|&gap| gap > 0), colour };
-    let name = &old.manifest().name;
-    let taken = locate::list(&args.out).into_iter().filter_map(|path| locate::manifest(&path).ok());
-    let newest = taken.filter(|manifest| manifest.name == *name).map(|manifest| manifest.version).max();
-    let next = newest.unwrap_or(0).max(old.manifest().version) + 1;
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let version = match args.version {
+        Some(version) => version,
+        None => next_version(&args.out, &old.manifest().name)?.max(old.manifest().version + 1),
+    };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let made = revise(&old, decoding, args.version.unwrap_or(next), &pictures, &args.out, &command)?;
+    let made = revise(&old, decoding, version, &pictures, &args.out, &command)?;
     let comparison = &made.comparison;
     println!("{}", made.dir.display());
     println!("contract {}, before {}", comparison.new.contract, comparison.old.contract);
@@ -84,6 +85,9 @@ pub fn run(args: ReviseArgs) -> anyhow::Result<ExitCode> {
         made.golden.cosines.len(),
         made.golden.worst
     );
+    if old.manifest().reference.is_some() {
+        println!("it has no reference of its embeddings: measure one with `latentd model reference`");
+    }
     println!(
         "a server that holds vectors of {} changes over with POST /models/…/activate",
         comparison.old.name
