@@ -115,7 +115,7 @@ def vector(model, picture):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "byol-cifar10-r18w25-v2")
+    parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "byol-cifar10-r18w25-v3")
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "examples" / "outwear-1.jpg")
     parser.add_argument("--seconds", default="3")
     parser.add_argument("--rounds", default="3")
