@@ -325,8 +325,9 @@ impl Agreement {
         let last = self.last();
         let lead = match &last.change {
             None => Lead::Nobody,
-            Some(change) if change.leader == self.me && !self.resigned() => Lead::Ours,
             Some(_) if abandoned => Lead::Abandoned,
+            // Also while it gives the lead back: it knows best how the change ended.
+            Some(change) if change.leader == self.me => Lead::Ours,
             Some(change) => Lead::Other(change.leader_name.clone()),
         };
         let agreed = Agreed { number: last.number, held: last.held(), lead, settings: last.settings.clone() };
