@@ -32,6 +32,8 @@ const VOLATILE: [&str; 20] = [
     "queued_writes",
     "max_batch",
     "batches",
+    "solo",
+    "solo_session",
     "took_ms",
     "bytes",
     "entries",
