@@ -115,7 +115,8 @@ async fn a_killed_store_has_lost_nothing() {
         // It has a graph, from the snapshot that the round before left, and caught up from the database.
         let store = open_walked(dir.path()).unwrap();
         assert!(began.elapsed() < Duration::from_secs(5));
-        assert_eq!(snapshots, dir.path().join("graphs/1.graph").exists());
+        // One that was there stays; a child that lived long enough has written the first itself.
+        assert!(!snapshots || dir.path().join("graphs/1.graph").exists());
         let mut versions = HashMap::new();
         let page = store.list(CollectionName::default(), None, 1000, true).await.unwrap();
         for kept in &page {
