@@ -88,6 +88,15 @@ struct Work<'a> {
     running: &'a Running,
 }
 
+/// Whether requests come first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Rests while requests are in flight.
+    Resting,
+    /// Does not: what is written meanwhile must not come faster than it is made up for.
+    CatchingUp,
+}
+
 /// What a pass over the stale items did.
 #[derive(Default)]
 struct Pass {
@@ -120,7 +129,10 @@ impl Work<'_> {
         for pass in 1.. {
             // Collections that came into being meanwhile get their spare too.
             self.app.store.refresh_begin(self.from, self.to(), dim).await?;
-            let Pass { filled, failed } = self.pass().await?;
+            // Items that come meanwhile, behind where the pass is, would keep it going for as long as they come.
+            let stale = self.app.store.refresh_remaining(self.from, self.to()).await?.stale;
+            let pace = if pass == 1 { Pace::Resting } else { Pace::CatchingUp };
+            let Pass { filled, failed } = self.pass(pace, stale.max(FEW)).await?;
             failures = failed.or(failures);
             if filled > FEW && pass < MAX_PASSES {
                 continue;
@@ -135,17 +147,22 @@ impl Work<'_> {
         Err(RefreshError::Panicked)
     }
 
-    /// Goes once through everything that is stale.
-    async fn pass(&self) -> Result<Pass, RefreshError> {
+    /// Goes once through what is stale, or until it has seen about so many items.
+    async fn pass(&self, pace: Pace, most: u64) -> Result<Pass, RefreshError> {
         let mut pass = Pass::default();
-        let mut after: Option<Place> = None;
+        let (mut after, mut seen): (Option<Place>, u64) = (None, 0);
         loop {
             self.go_on()?;
+            if seen >= most {
+                return Ok(pass);
+            }
             let page = self.app.store.refresh_stale(self.from, self.to(), after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(pass) };
             after = Some((last.collection.clone(), last.id.clone()));
+            seen += page.len() as u64;
             let work = futures::stream::iter(page.into_iter().filter(|stale| stale.has_picture));
-            let made: Vec<_> = work.map(|stale| self.embed(stale)).buffer_unordered(AHEAD).collect().await;
+            let made: Vec<_> =
+                work.map(|stale| self.embed(stale, pace)).buffer_unordered(AHEAD).collect().await;
             let mut items = Vec::with_capacity(made.len());
             for outcome in made {
                 match outcome? {
@@ -173,7 +190,7 @@ impl Work<'_> {
     }
 
     /// The inner error is the item's own.
-    async fn embed(&self, stale: Stale) -> Result<Result<Refreshed, String>, RefreshError> {
+    async fn embed(&self, stale: Stale, pace: Pace) -> Result<Result<Refreshed, String>, RefreshError> {
         self.go_on()?;
         let Stale { collection, id, seq, .. } = stale;
         let began = Instant::now();
@@ -185,7 +202,7 @@ impl Work<'_> {
             None => return Ok(Err(format!("{collection}/{id}: gone"))),
         };
         let embedded = self.next.embedder.embed(ImageBytes::from(bytes)).await;
-        if self.app.admission.images() > 0 {
+        if pace == Pace::Resting && self.app.admission.images() > 0 {
             tokio::time::sleep(began.elapsed().min(MAX_REST)).await;
         }
         Ok(match embedded {
@@ -232,7 +249,7 @@ impl Work<'_> {
         self.app.store.refresh_hold(true).await?;
         let dim = self.next.artefact.manifest().output.dim;
         self.app.store.refresh_begin(self.from, self.to(), dim).await?;
-        let Pass { failed, .. } = self.pass().await?;
+        let Pass { failed, .. } = self.pass(Pace::CatchingUp, u64::MAX).await?;
         let was = ModelRecord::of(self.app.embedder().artefact());
         let text = |record: &ModelRecord| serde_json::to_string(record).ok();
         let settings = vec![(ACTIVE, text(&self.order.model)), (PREVIOUS, text(&was)), (ORDER, None)];
