@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The acceptance suite on a real Milvus, and its death and return under load.
 
-    python3 tests/engines/milvus.py            # both
+    python3 tests/engines/milvus.py            # all, changes of the encoder too
     python3 tests/engines/milvus.py --suite    # only the suite
     python3 tests/engines/milvus.py --keep     # only starts the engine, and says where, until Ctrl-C
 
@@ -32,8 +32,9 @@ from serving import ROOT, TARGET, serve  # noqa: E402
 
 PACKAGES = ["milvus==2.3.5", "setuptools<81"]
 # What runs on every engine, and what only a distributed one has.
-TESTS = ["acceptance::", "generations::", "refresh::", "milvus::", "milvus_change::", "items::", "search::", "similar::",
-         "encodings::"]
+TESTS = ["acceptance::", "generations::", "milvus::", "items::", "search::", "similar::", "encodings::"]
+# Changes of the encoder: minutes more, run without `--suite`.
+CHANGES = ["refresh::", "milvus_change::"]
 # Milvus reads its settings from the environment too.
 SETTINGS = {
     # Every test has a database of its own.
@@ -237,9 +238,9 @@ def check(urls, writers):
                 assert there == ([] if found is None else [found]), f"{key}: search tells {there}, not {found}"
 
 
-def suite(milvus):
+def suite(milvus, tests):
     environment = {**os.environ, "STORE_TEST_URL": milvus.url}
-    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "it", "--", *TESTS]
+    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "it", "--", *tests]
     subprocess.run([*command, "--test-threads", "4"], cwd=ROOT, env=environment, check=True)
 
 
@@ -253,8 +254,9 @@ def main():
         print(f"Milvus answers at {milvus.url} after {time.time() - began:.0f} s", flush=True)
         if "--keep" in sys.argv:
             signal.pause()
-        suite(milvus)
+        suite(milvus, TESTS)
         if "--suite" not in sys.argv:
+            suite(milvus, CHANGES)
             death_and_return(milvus, rounds=3, scratch=scratch)
         print(f"the distributed engine passed in {time.time() - began:.0f} s")
     except KeyboardInterrupt:
