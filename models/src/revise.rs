@@ -141,9 +141,10 @@ mod tests {
         folders.filter(newest).max().unwrap()
     }
 
-    fn examples() -> Vec<PathBuf> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    fn pictures() -> Vec<PathBuf> {
+        let folders = [Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), bundled().join("golden")];
+        let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        let files = files.map(|entry| entry.unwrap().path());
         let mut files: Vec<_> =
             files.filter(|path| path.extension().is_some_and(|end| end == "jpg")).collect();
         files.sort();
@@ -157,7 +158,7 @@ mod tests {
         let old = artefact.manifest().preprocess.decoding;
         let gap = if old.reducing_gap == Some(3) { 2 } else { 3 };
         let decoding = Decoding { reducing_gap: Some(gap), colour: Colour::Srgb };
-        let revised = revise(&artefact, decoding, 77, &examples(), dir.path(), "test").unwrap();
+        let revised = revise(&artefact, decoding, 77, &pictures(), dir.path(), "test").unwrap();
         assert!(revised.golden.worst > Golden::MIN_COSINE);
         assert!(revised.comparison.mean_overlap > 0.7, "{}", revised.comparison.mean_overlap);
         let written = Artefact::open(&revised.dir).unwrap();
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(after.evaluation.len(), before.evaluation.len() + 1);
         // Only the artefact is left there.
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        let again = revise(&written, decoding, 78, &examples(), dir.path(), "test").unwrap_err();
+        let again = revise(&written, decoding, 78, &pictures(), dir.path(), "test").unwrap_err();
         assert!(matches!(again, ReviseError::Same(_)), "{again}");
     }
 }

@@ -68,7 +68,7 @@ fn resampling_what_a_cut_leaves_is_cutting_what_was_resampled() {
         }
     }
     // Some of 1.6 million numbers are rounded the other way.
-    assert!(different < 100, "{different}");
+    assert!(different < 1000, "{different}");
 }
 
 #[test]
