@@ -7,7 +7,7 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{DecodeError, DecodeLimits, Decoding, Extent, Part, decode_as};
+use crate::decode::{DecodeError, DecodeLimits, Decoding, Extent, decode_as};
 use crate::pixels::Pixels;
 
 /// How a picture of another shape is brought to the encoder's size.
@@ -207,18 +207,7 @@ impl Preprocess {
             return self.center_crop(&strip, Extent::of(&strip));
         }
         let (height, width) = self.resized(height, width);
-        if is_already(picture, extent, height, width) {
-            return crop(picture, self.height, self.width);
-        }
-        // Only what the cut leaves is resampled: the same numbers as of a resize of all that is cut afterwards.
-        let part = extent.part();
-        let (down, across) = (part.height / f64::from(height), part.width / f64::from(width));
-        let before = |side: u32, kept: u32| divide_rounded(u64::from(side - kept), 2) as f64;
-        let left = part.left + before(width, self.width) * across;
-        let top = part.top + before(height, self.height) * down;
-        let (kept_width, kept_height) = (f64::from(self.width) * across, f64::from(self.height) * down);
-        let part = Part { left, top, width: kept_width, height: kept_height };
-        resample(picture, part, self.height, self.width, self.filter)
+        crop(&resize(picture, extent, height, width, self.filter)?, self.height, self.width)
     }
 
     fn fit_pad(&self, picture: &Pixels, extent: Extent) -> Result<Pixels, PreprocessError> {
@@ -290,24 +279,9 @@ pub(crate) fn resize(
     width: u32,
     filter: Filter,
 ) -> Result<Pixels, PreprocessError> {
-    if is_already(picture, extent, height, width) {
+    if extent == Extent::of(picture) && (height, width) == (picture.height(), picture.width()) {
         return Ok(picture.clone());
     }
-    resample(picture, extent.part(), height, width, filter)
-}
-
-/// Whether a picture was decoded whole and has the size.
-fn is_already(picture: &Pixels, extent: Extent, height: u32, width: u32) -> bool {
-    extent == Extent::of(picture) && (height, width) == (picture.height(), picture.width())
-}
-
-fn resample(
-    picture: &Pixels,
-    part: Part,
-    height: u32,
-    width: u32,
-    filter: Filter,
-) -> Result<Pixels, PreprocessError> {
     let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_bytes())
         .map_err(|e| refuse(picture, &e))?;
     let mut data = vec![0u8; height as usize * width as usize * 3];
@@ -318,6 +292,8 @@ fn resample(
         // Keys' cubic with a = -0.5, which Pillow calls bicubic.
         Filter::Bicubic => FilterType::CatmullRom,
     };
+    // Eighths of a pixel, so that the sums are exact: a box that ends beyond the pixels by rounding is refused, or worse.
+    let part = extent.part();
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
         part.left,
         part.top,
