@@ -129,9 +129,15 @@ impl Work<'_> {
         for pass in 1.. {
             // Collections that came into being meanwhile get their spare too.
             self.app.store.refresh_begin(self.from, self.to(), dim).await?;
+            let (pace, stale) = match pass {
+                // Counted when it began.
+                1 => (Pace::Resting, self.app.refresh.progress().total),
+                _ => {
+                    let left = self.app.store.refresh_remaining(self.from, self.to()).await?;
+                    (Pace::CatchingUp, left.stale)
+                }
+            };
             // Items that come meanwhile, behind where the pass is, would keep it going for as long as they come.
-            let stale = self.app.store.refresh_remaining(self.from, self.to()).await?.stale;
-            let pace = if pass == 1 { Pace::Resting } else { Pace::CatchingUp };
             let Pass { filled, failed } = self.pass(pace, stale.max(FEW)).await?;
             failures = failed.or(failures);
             if filled > FEW && pass < MAX_PASSES {
@@ -153,7 +159,8 @@ impl Work<'_> {
         let (mut after, mut seen): (Option<Place>, u64) = (None, 0);
         loop {
             self.go_on()?;
-            if seen >= most {
+            // One that saw no more goes on to its end, so that the store knows it for a whole one.
+            if seen > most {
                 return Ok(pass);
             }
             let page = self.app.store.refresh_stale(self.from, self.to(), after, PAGE).await?;
