@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use latentd_model::decode::decode_as;
-use latentd_model::{Artefact, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess};
+use latentd_model::{Artefact, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess, fitted};
 use tokio::sync::oneshot;
 
 use self::flight::{Flights, Task};
@@ -391,13 +391,7 @@ impl Inner {
 
     /// The picture as it was shown, whole where the encoder wants files decoded whole.
     fn show(&self, image: &ImageBytes, seen: Seen) -> Result<Pixels, EmbedError> {
-        let fits = |height: u32, width: u32| {
-            let scaled = |side: u32| {
-                let longest = u64::from(height.max(width).max(1));
-                (u64::from(side) * u64::from(seen.longest) / longest).clamp(1, u64::from(side.max(1))) as u32
-            };
-            (scaled(height), scaled(width))
-        };
+        let fits = |height, width| fitted(height, width, seen.longest);
         let decoding = &self.preprocess().decoding;
         let (picture, _) = decode_as(image.as_slice(), &self.limits, decoding, &fits)?;
         (seen.show)(&picture);

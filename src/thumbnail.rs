@@ -2,7 +2,7 @@
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageBuffer, Rgb, imageops};
-use latentd_model::Pixels;
+use latentd_model::{Pixels, fitted};
 
 use crate::store::Thumbnail;
 
@@ -16,15 +16,13 @@ const QUALITY: u8 = 80;
 pub fn make(pixels: &Pixels) -> Option<Thumbnail> {
     let (width, height) = (pixels.width(), pixels.height());
     let picture = ImageBuffer::<Rgb<u8>, &[u8]>::from_raw(width, height, pixels.as_bytes())?;
-    let longest = width.max(height);
     let mut jpeg = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
-    if longest <= MAX_SIDE {
-        encoder.encode_image(&picture).ok()?;
-    } else {
-        let scaled = |side: u32| (u64::from(side) * u64::from(MAX_SIDE) / u64::from(longest)).max(1) as u32;
-        encoder.encode_image(&imageops::thumbnail(&picture, scaled(width), scaled(height))).ok()?;
+    match fitted(height, width, MAX_SIDE) {
+        whole if whole == (height, width) => encoder.encode_image(&picture),
+        (height, width) => encoder.encode_image(&imageops::thumbnail(&picture, width, height)),
     }
+    .ok()?;
     Some(Thumbnail(jpeg.into()))
 }
 

@@ -135,7 +135,7 @@ impl Artefact {
     /// When it cannot be read any more.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, ArtefactError> {
         let path = self.dir.join(name);
-        std::fs::read(&path).map_err(|source| ArtefactError::Io { path, source })
+        fs::read(&path).map_err(|source| io_error(&path, source))
     }
 
     /// The folder.

@@ -44,6 +44,12 @@ pub struct Side {
     pub contract: Contract,
 }
 
+impl Side {
+    fn of(artefact: &Artefact) -> Self {
+        Self { name: artefact.manifest().full_name(), contract: artefact.contract() }
+    }
+}
+
 /// What became of one picture's neighbours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PictureChange {
@@ -100,25 +106,23 @@ pub fn compare(
     if k == 0 || k > Comparison::MAX_K {
         return Err(CompareError::K(k));
     }
-    let side = |a: &Artefact| Side { name: a.manifest().full_name(), contract: a.contract() };
     let gallery = embed_pictures(&[old.into(), new.into()], pictures, progress)?;
-    of_gallery(side(old), side(new), gallery, k)
+    of_gallery(Side::of(old), Side::of(new), gallery, k)
 }
 
-/// As [`compare`], of an artefact and a graph of the same shape that is not written yet.
+/// As [`compare`], of an artefact and one that is not written yet.
 ///
 /// # Errors
 /// See [`CompareError`].
-pub fn compare_graph(
+pub fn compare_subject(
     old: &Artefact,
-    onnx: &[u8],
+    subject: Subject<'_>,
     new: Side,
     pictures: &[PathBuf],
     k: usize,
 ) -> Result<Comparison, CompareError> {
-    let side = Side { name: old.manifest().full_name(), contract: old.contract() };
-    let gallery = embed_pictures(&[old.into(), Subject::graph_like(onnx, old)], pictures, &|_| ())?;
-    of_gallery(side, new, gallery, k)
+    let gallery = embed_pictures(&[old.into(), subject], pictures, &|_| ())?;
+    of_gallery(Side::of(old), new, gallery, k)
 }
 
 fn of_gallery(old: Side, new: Side, gallery: Gallery, k: usize) -> Result<Comparison, CompareError> {

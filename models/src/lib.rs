@@ -38,7 +38,7 @@ pub use embedding::{Embedding, EmbeddingError};
 pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions};
 pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
 pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
-pub use pixels::{Pixels, PixelsError};
+pub use pixels::{Pixels, PixelsError, fitted};
 pub use preprocess::{Filter, LoadError, Preprocess, PreprocessError, ResizePolicy};
 pub use reference::{Reference, ReferenceError};
 pub use runtime::{RuntimeError, RuntimeInfo};

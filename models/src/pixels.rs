@@ -33,6 +33,17 @@ pub enum PixelsError {
     },
 }
 
+/// Height and width of a picture that is shrunk, its shape kept, until its longer side is at most `longest`.
+#[must_use]
+pub fn fitted(height: u32, width: u32, longest: u32) -> (u32, u32) {
+    let side = height.max(width);
+    if side <= longest {
+        return (height, width);
+    }
+    let scaled = |edge: u32| (u64::from(edge) * u64::from(longest) / u64::from(side)).max(1) as u32;
+    (scaled(height), scaled(width))
+}
+
 impl Pixels {
     /// Takes `data` of height·width·3 bytes.
     ///

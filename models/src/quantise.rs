@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use crate::artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact};
-use crate::compare::{CompareError, Comparison, Side, compare_graph, mean_overlap, page};
+use crate::compare::{CompareError, Comparison, Side, compare_subject, mean_overlap, page};
 use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::gallery::{GalleryError, Subject, embed_pictures, evenly_spaced};
 use crate::golden::{Golden, GoldenError, GoldenReport};
-use crate::manifest::{EvaluationFigure, Manifest, full_name};
+use crate::manifest::{EvaluationFigure, MODEL_FILE, Manifest, full_name};
 use crate::onnx::ModelProto;
 pub use graph::Spared;
 use graph::{Plan, quantised};
@@ -205,19 +205,13 @@ pub fn write(
     };
     let draft = ArtefactDraft {
         name: sibling_name(&manifest.name),
-        version: manifest.version,
-        licence: manifest.licence.clone(),
         description: format!("{}{}", origin(manifest), manifest.description),
-        preprocess: manifest.preprocess.clone(),
-        output: manifest.output.clone(),
-        training: manifest.training.clone(),
         evaluation: vec![
             figure(OVERLAP, "this encoder against the float one", comparison.mean_overlap),
             figure("images_per_second", "this encoder, one thread", quantised.speed.int8),
             figure("images_per_second", "the float encoder, one thread", quantised.speed.float),
         ],
-        // The float encoder's would be near, but not of these vectors.
-        reference: None,
+        ..float.draft(manifest.version)
     };
     let report = page(comparison, SHOWN);
     let dir = write_artefact(models_dir, &draft, &quantised.onnx, &golden, &report)?;
@@ -269,8 +263,7 @@ impl<'a> Source<'a> {
     fn read(float: &'a Artefact) -> Result<Self, QuantiseError> {
         let path = float.model_path();
         let refuse = |reason: &str| QuantiseError::Graph { path: path.clone(), reason: reason.to_owned() };
-        let bytes =
-            std::fs::read(&path).map_err(|source| ArtefactError::Io { path: path.clone(), source })?;
+        let bytes = float.read(MODEL_FILE)?;
         let model = ModelProto::decode(bytes.as_slice()).map_err(|e| refuse(&e.to_string()))?;
         // What is not declared would be lost without a word.
         if model.encoded_len() != bytes.len() {
@@ -315,7 +308,8 @@ impl<'a> Source<'a> {
             name: full_name(&sibling_name(&manifest.name), manifest.version),
             contract: compute_contract(&sha256_hex(&tried.onnx), &manifest.preprocess, &manifest.output),
         };
-        let comparison = compare_graph(self.float, &tried.onnx, side, held_out, K)?;
+        let graph = Subject::graph_like(&tried.onnx, self.float);
+        let comparison = compare_subject(self.float, graph, side, held_out, K)?;
         let Tried { calibration, spared, .. } = tried;
         say(&format!(
             "{calibration}, {spared}: overlap@{K} {:.4} on {} held-out pictures",

@@ -2,21 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::artefact::{Artefact, ArtefactDraft, ArtefactError, write_artefact_with};
-use crate::compare::{CompareError, Comparison, compare};
+use crate::artefact::{Artefact, ArtefactDraft, ArtefactError, compute_contract};
+use crate::compare::{CompareError, Comparison, Side, compare_subject};
 use crate::decode::Decoding;
+use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
+use crate::gallery::Subject;
 use crate::golden::{Golden, GoldenError, GoldenReport};
-use crate::manifest::{EvaluationFigure, full_name};
+use crate::manifest::{EvaluationFigure, MODEL_FILE, full_name};
 use crate::preprocess::Preprocess;
-use crate::reference::REFERENCE_FILE;
 
 /// Neighbours that are compared.
 const K: usize = 10;
-
-/// Files that are not simply taken over: the new version makes its own, and vectors of another contract have another
-/// reference.
-const OWN: [&str; 4] = ["model.onnx", "REPORT.html", "golden/", REFERENCE_FILE];
 
 /// Why there is no revision.
 #[derive(Debug, thiserror::Error)]
@@ -68,32 +65,17 @@ pub fn revise(
     if preprocess == manifest.preprocess {
         return Err(ReviseError::Same(manifest.full_name()));
     }
-    let onnx = artefact.read("model.onnx")?;
+    let onnx = artefact.read(MODEL_FILE)?;
     let options = SessionOptions::default();
     let mut encoder = Encoder::from_onnx(&onnx, GraphShape::of(manifest), &options)?;
     let golden = artefact.golden()?.embedded_again(&preprocess, &mut encoder)?;
-    let mut draft = ArtefactDraft {
-        name: manifest.name.clone(),
-        version,
-        licence: manifest.licence.clone(),
-        description: manifest.description.clone(),
-        preprocess,
-        output: manifest.output.clone(),
-        training: manifest.training.clone(),
-        evaluation: manifest.evaluation.clone(),
-        reference: None,
+    let mut draft = ArtefactDraft { preprocess, ..artefact.draft(version) };
+    let new = Side {
+        name: full_name(&draft.name, version),
+        contract: compute_contract(&sha256_hex(&onnx), &draft.preprocess, &draft.output),
     };
-    let report = String::from_utf8_lossy(&artefact.read("REPORT.html")?).into_owned();
-    let mut further = Vec::new();
-    for name in manifest.files.keys().filter(|name| !OWN.iter().any(|own| name.starts_with(own))) {
-        further.push((name.as_str(), artefact.read(name)?));
-    }
-    let further: Vec<(&str, &[u8])> = further.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-    // Compared before it is written under its name, since the manifest notes the outcome.
-    let trial = tempfile_beside(models_dir, &full_name(&draft.name, version))?;
-    let written = write_artefact_with(&trial.0, &draft, &onnx, &golden, &report, &[])?;
-    let comparison = compare(artefact, &Artefact::open(&written)?, pictures, K, &|_| ())?;
-    drop(trial);
+    let subject = Subject::graph(&onnx, &draft.preprocess, draft.output.dim);
+    let comparison = compare_subject(artefact, subject, new, pictures, K)?;
     draft.evaluation.push(EvaluationFigure {
         dataset: format!("{} pictures", comparison.pictures.len()),
         metric: "overlap_at_10".to_owned(),
@@ -101,29 +83,12 @@ pub fn revise(
         value: comparison.mean_overlap,
         command: command.to_owned(),
     });
-    let dir = write_artefact_with(models_dir, &draft, &onnx, &golden, &report, &further)?;
+    let dir = artefact.write_successor(models_dir, &draft, &onnx, &golden)?;
     let written = Artefact::open(&dir)?;
     let mut encoder = Encoder::open(&written, &options)?;
     let check = |batch: &[crate::Pixels]| encoder.embed(batch);
     let golden = written.golden()?.check(check, &draft.preprocess, Golden::MIN_COSINE)?;
     Ok(Revised { dir, golden, comparison })
-}
-
-/// A folder that is gone when dropped.
-struct Trial(PathBuf);
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "a folder for comparing could not be removed");
-        }
-    }
-}
-
-fn tempfile_beside(models_dir: &Path, name: &str) -> Result<Trial, ArtefactError> {
-    let path = models_dir.join(format!(".{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&path).map_err(|source| ArtefactError::Io { path: path.clone(), source })?;
-    Ok(Trial(path))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! A successor: the next version of an artefact, the same encoder with more known of it.
+//! A successor: another version of an artefact, with its graph and weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Artefact, ArtefactDraft, ArtefactError, REPORT_FILE, io_error, write_artefact_with};
+use super::{Artefact, ArtefactDraft, ArtefactError, REPORT_FILE, write_artefact_with};
+use crate::golden::Golden;
 use crate::manifest::MODEL_FILE;
 use crate::reference::{Measured, REFERENCE_FILE};
 
@@ -19,8 +20,14 @@ impl Artefact {
         version: u32,
         reference: Measured,
     ) -> Result<PathBuf, ArtefactError> {
+        let draft = ArtefactDraft { reference: Some(reference), ..self.draft(version) };
+        self.write_successor(models_dir, &draft, &self.read(MODEL_FILE)?, &self.golden()?)
+    }
+
+    /// What another version says where it says what this one does. It has no reference: its vectors may be others.
+    pub(crate) fn draft(&self, version: u32) -> ArtefactDraft {
         let manifest = &self.manifest;
-        let draft = ArtefactDraft {
+        ArtefactDraft {
             name: manifest.name.clone(),
             version,
             licence: manifest.licence.clone(),
@@ -29,25 +36,35 @@ impl Artefact {
             output: manifest.output.clone(),
             training: manifest.training.clone(),
             evaluation: manifest.evaluation.clone(),
-            reference: Some(reference),
-        };
-        let read = |name: &str| {
-            let path = self.dir.join(name);
-            fs::read(&path).map_err(|source| io_error(&path, source))
-        };
+            reference: None,
+        }
+    }
+
+    /// Writes `draft` with this graph, and with the report and further files of this artefact.
+    ///
+    /// # Errors
+    /// See [`ArtefactError`].
+    pub(crate) fn write_successor(
+        &self,
+        models_dir: &Path,
+        draft: &ArtefactDraft,
+        onnx: &[u8],
+        golden: &Golden,
+    ) -> Result<PathBuf, ArtefactError> {
+        let files = &self.manifest.files;
         let known =
             |name: &str| [MODEL_FILE, REPORT_FILE, REFERENCE_FILE].contains(&name) || name.contains('/');
         let mut further = Vec::new();
-        for name in manifest.files.keys().filter(|name| !known(name)) {
-            further.push((name.as_str(), read(name)?));
+        for name in files.keys().filter(|name| !known(name)) {
+            further.push((name.as_str(), self.read(name)?));
         }
         let further: Vec<_> = further.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-        let report = match manifest.files.contains_key(REPORT_FILE) {
-            true => read(REPORT_FILE)?,
+        let report = match files.contains_key(REPORT_FILE) {
+            true => self.read(REPORT_FILE)?,
             false => Vec::new(),
         };
         let report = String::from_utf8_lossy(&report);
-        write_artefact_with(models_dir, &draft, &read(MODEL_FILE)?, &self.golden()?, &report, &further)
+        write_artefact_with(models_dir, draft, onnx, golden, &report, &further)
     }
 }
 

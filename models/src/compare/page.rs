@@ -12,6 +12,7 @@ use image::{ImageBuffer, Rgb, imageops};
 use super::{Comparison, PictureChange};
 use crate::gallery::read_picture;
 use crate::neighbours::Near;
+use crate::pixels::fitted;
 
 /// Longer side of a picture on the page.
 const SIDE: u32 = 96;
@@ -81,14 +82,12 @@ fn picture(html: &mut String, comparison: &Comparison, row: u32, class: &str, ca
 fn thumbnail(path: &Path) -> Option<Vec<u8>> {
     let pixels = read_picture(path).ok()?;
     let (width, height) = (pixels.width(), pixels.height());
-    let longest = width.max(height);
     let picture = ImageBuffer::<Rgb<u8>, &[u8]>::from_raw(width, height, pixels.as_bytes())?;
-    let scaled = |side: u32| (u64::from(side) * u64::from(SIDE) / u64::from(longest)).max(1) as u32;
     let mut jpeg = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 82);
-    match longest <= SIDE {
-        true => encoder.encode_image(&picture),
-        false => encoder.encode_image(&imageops::thumbnail(&picture, scaled(width), scaled(height))),
+    match fitted(height, width, SIDE) {
+        whole if whole == (height, width) => encoder.encode_image(&picture),
+        (height, width) => encoder.encode_image(&imageops::thumbnail(&picture, width, height)),
     }
     .ok()?;
     Some(jpeg)

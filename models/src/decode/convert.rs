@@ -4,6 +4,7 @@ use image::DynamicImage;
 use image::metadata::Orientation;
 
 use super::DecodeError;
+use super::extent::turns;
 use crate::pixels::Pixels;
 
 /// Grey to RGB.
@@ -73,21 +74,21 @@ struct Walk {
 fn walk(width: u32, height: u32, orientation: Orientation) -> Walk {
     let (w, h) = (width as isize, height as isize);
     let last = w * h - 1;
-    let (start, down, right, swapped) = match orientation {
-        Orientation::NoTransforms => (0, w, 1, false),
-        Orientation::FlipHorizontal => (w - 1, w, -1, false),
-        Orientation::Rotate180 => (last, -w, -1, false),
-        Orientation::FlipVertical => (w * (h - 1), -w, 1, false),
+    let (start, down, right) = match orientation {
+        Orientation::NoTransforms => (0, w, 1),
+        Orientation::FlipHorizontal => (w - 1, w, -1),
+        Orientation::Rotate180 => (last, -w, -1),
+        Orientation::FlipVertical => (w * (h - 1), -w, 1),
         // EXIF 5: mirrored along the diagonal.
-        Orientation::Rotate90FlipH => (0, 1, w, true),
+        Orientation::Rotate90FlipH => (0, 1, w),
         // EXIF 6: to be turned clockwise.
-        Orientation::Rotate90 => (w * (h - 1), 1, -w, true),
+        Orientation::Rotate90 => (w * (h - 1), 1, -w),
         // EXIF 7: mirrored along the other diagonal.
-        Orientation::Rotate270FlipH => (last, -1, -w, true),
+        Orientation::Rotate270FlipH => (last, -1, -w),
         // EXIF 8: to be turned anticlockwise.
-        Orientation::Rotate270 => (w - 1, -1, w, true),
+        Orientation::Rotate270 => (w - 1, -1, w),
     };
-    Walk { start, down, right, swapped }
+    Walk { start, down, right, swapped: turns(orientation) }
 }
 
 /// Turns `rgb` of height·width·3 bytes upright.
