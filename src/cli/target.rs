@@ -19,7 +19,7 @@ use crate::admission::Admission;
 use crate::config::{Config, KeepPictures};
 use crate::embedder::{Embedder, Shared};
 use crate::indexer::{self, Entry, Source};
-use crate::store::diversify::{candidates, diversify};
+use crate::store::diversify::Diversity;
 use crate::store::{
     CollectionName, ContentHash, Filter, InvalidValue, ItemId, Metadata, Neighbour, Query, Store, examples,
 };
@@ -288,14 +288,13 @@ impl Target {
                 };
                 let (near, far) = (embedded(near).await?, embedded(far).await?);
                 let (vector, contract) = examples::joined(&self.collection, &near, &far)?;
-                ensure!((0.0..=1.0).contains(&diversity), InvalidValue::Diversity);
-                let (diverse, exclude) = (diversity > 0.0, Vec::new());
+                let diversity = Diversity::new(diversity)?;
                 ensure!((1..=Query::MAX_K).contains(&k), InvalidValue::K(k));
-                let most = if diverse { candidates(k) } else { k };
-                let query =
-                    Query { vector, contract, k: most, filter, exclude, min_score, with_vectors: diverse };
+                let (most, exclude, with_vectors) =
+                    (diversity.candidates(k), Vec::new(), diversity.matters());
+                let query = Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };
                 let found = store.search(self.collection.clone(), query).await?;
-                Ok(if diverse { diversify(found, k, diversity) } else { found })
+                Ok(diversity.choose(found, k))
             }
             Place::Remote { client, .. } => {
                 let reply = self.search_remotely(client, asked).await?;

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::stored::{self, Include};
 use super::target::{self, Target, resolve};
 use crate::app::{App, AppState};
-use crate::store::diversify::{candidates, diversify};
+use crate::store::diversify::Diversity;
 use crate::store::{self, Filter, InvalidValue, Neighbour, StoreError};
 use crate::trace;
 
@@ -167,7 +167,7 @@ struct How {
     include: Vec<Include>,
     min_score: Option<f32>,
     exclude_self: bool,
-    diversity: f32,
+    diversity: Diversity,
 }
 
 /// Find the nearest items
@@ -208,8 +208,8 @@ async fn search(
     let tells_vectors = how.include.contains(&Include::Vector);
     let with_metadata = how.include.contains(&Include::Metadata);
     let How { k, filter, min_score, diversity, .. } = how;
-    let with_vectors = tells_vectors || diversity > 0.0;
-    let most = if diversity > 0.0 { candidates(k) } else { k };
+    let with_vectors = tells_vectors || diversity.matters();
+    let most = diversity.candidates(k);
     let mut again = target.depends_on_encoder();
     let (contract, found) = loop {
         let serving = app.embedder().artefact().contract();
@@ -222,8 +222,8 @@ async fn search(
             found => break (contract, found?),
         }
     };
-    let found = match diversity > 0.0 {
-        true => off_thread(found.len() * k, move || Ok(diversify(found, k, diversity))).await?,
+    let found = match diversity.matters() {
+        true => off_thread(found.len() * k, move || Ok(diversity.choose(found, k))).await?,
         false => found,
     };
     let view = |neighbour: Neighbour| NeighbourView {
@@ -290,9 +290,6 @@ fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Probl
     };
     let min_score = body.min_score.or(query.min_score);
     let exclude_self = body.exclude_self.or(query.exclude_self).unwrap_or(true);
-    let diversity = body.diversity.or(query.diversity).unwrap_or(0.0);
-    if !(0.0..=1.0).contains(&diversity) {
-        return Err(InvalidValue::Diversity.into());
-    }
+    let diversity = Diversity::new(body.diversity.or(query.diversity).unwrap_or_default())?;
     Ok(How { k, filter, include, min_score, exclude_self, diversity })
 }

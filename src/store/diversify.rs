@@ -2,36 +2,57 @@
 
 use latentd_model::Embedding;
 
-use super::{Neighbour, Query};
+use super::{InvalidValue, Neighbour, Query};
 
-/// How many neighbours to choose `k` from.
-#[must_use]
-pub fn candidates(k: usize) -> usize {
-    (4 * k).clamp(50, Query::MAX_K).max(k)
-}
+/// How much neighbours are to differ from each other: from 0, which leaves the order of scores, to 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Diversity(f32);
 
-/// Chooses `k` of `found` by maximal marginal relevance (Carbonell & Goldstein 1998): each next one has the greatest
-/// (1 − diversity) · score − diversity · (its greatest similarity to those chosen before). At 0 that is the order
-/// of scores. Neighbours without a vector count as unlike all others.
-#[must_use]
-pub fn diversify(mut found: Vec<Neighbour>, k: usize, diversity: f32) -> Vec<Neighbour> {
-    let mut alike = vec![-1f32; found.len()];
-    let mut chosen: Vec<Neighbour> = Vec::with_capacity(k.min(found.len()));
-    while chosen.len() < k && !found.is_empty() {
-        // Before the first there is nothing to be unlike to: the nearest.
-        let worth = |at: usize| (1.0 - diversity) * found[at].score - diversity * alike[at];
-        let best = (1..found.len()).fold(0, |best, at| if worth(at) > worth(best) { at } else { best });
-        // In order, so that of equals the nearer one comes first.
-        let next = found.remove(best);
-        alike.remove(best);
-        for (neighbour, alike) in found.iter().zip(&mut alike) {
-            if let (Some(a), Some(b)) = (&neighbour.vector, &next.vector) {
-                *alike = alike.max(similarity(a, b));
-            }
-        }
-        chosen.push(next);
+impl Diversity {
+    /// A number from 0 to 1.
+    ///
+    /// # Errors
+    /// Any other number.
+    pub fn new(value: f32) -> Result<Self, InvalidValue> {
+        if (0.0..=1.0).contains(&value) { Ok(Self(value)) } else { Err(InvalidValue::Diversity) }
     }
-    chosen
+
+    /// Whether it changes anything; then it takes the neighbours' vectors.
+    #[must_use]
+    pub fn matters(self) -> bool {
+        self.0 > 0.0
+    }
+
+    /// How many neighbours to choose `k` from.
+    #[must_use]
+    pub fn candidates(self, k: usize) -> usize {
+        if self.matters() { (4 * k).clamp(50, Query::MAX_K).max(k) } else { k }
+    }
+
+    /// Chooses `k` of `found` by maximal marginal relevance (Carbonell & Goldstein 1998): each next one has the greatest
+    /// (1 − diversity) · score − diversity · (its greatest similarity to those chosen before). Neighbours without a
+    /// vector count as unlike all others.
+    #[must_use]
+    pub fn choose(self, mut found: Vec<Neighbour>, k: usize) -> Vec<Neighbour> {
+        let Self(diversity) = self;
+        let mut alike = vec![-1f32; found.len()];
+        let mut chosen: Vec<Neighbour> = Vec::with_capacity(k.min(found.len()));
+        while chosen.len() < k && !found.is_empty() {
+            // Before the first there is nothing to be unlike to: the nearest.
+            let worth = |at: usize| (1.0 - diversity) * found[at].score - diversity * alike[at];
+            let best = (1..found.len()).fold(0, |best, at| if worth(at) > worth(best) { at } else { best });
+            // In order, so that of equals the nearer one comes first.
+            let next = found.remove(best);
+            alike.remove(best);
+            for (neighbour, alike) in found.iter().zip(&mut alike) {
+                if let (Some(a), Some(b)) = (&neighbour.vector, &next.vector) {
+                    *alike = alike.max(similarity(a, b));
+                }
+            }
+            chosen.push(next);
+        }
+        chosen
+    }
 }
 
 fn similarity(a: &Embedding, b: &Embedding) -> f32 {
@@ -67,11 +88,12 @@ mod tests {
             ]
         };
         let ids = |diversity, k| -> Vec<String> {
-            diversify(found(), k, diversity).iter().map(|neighbour| neighbour.id.to_string()).collect()
+            let chosen = Diversity::new(diversity).unwrap().choose(found(), k);
+            chosen.iter().map(|neighbour| neighbour.id.to_string()).collect()
         };
         assert_eq!(ids(0.0, 3), ["a", "copy of a", "other side"]);
         assert_eq!(ids(0.5, 2), ["a", "other side"]);
         assert_eq!(ids(0.5, 9).len(), 4);
-        assert!(diversify(Vec::new(), 3, 0.5).is_empty());
+        assert!(Diversity::new(0.5).unwrap().choose(Vec::new(), 3).is_empty());
     }
 }

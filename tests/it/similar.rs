@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use latentd::store::diversify::{candidates, diversify};
+use latentd::store::diversify::Diversity;
 use latentd::store::duplicates::{self, Listing, Pair};
 use latentd::store::{CollectionName, IndexChoice, IndexKind, ItemId, NewItem, Query, Store, examples};
 use latentd_model::Embedding;
@@ -285,10 +285,12 @@ async fn several_and_diverse_on_any_engine() {
         found.iter().map(|near| near.id.as_str().parse::<u32>().unwrap() % 100).collect()
     };
     assert_eq!(seeds(&found[..10]).len(), 4);
-    let some = store.search(CollectionName::default(), Query { k: candidates(10), ..query }).await.unwrap();
-    let little = diversify(some.clone(), 10, 0.3);
+    let [slight, full] = [0.3, 1.0].map(|value| Diversity::new(value).unwrap());
+    let some = Query { k: full.candidates(10), ..query };
+    let some = store.search(CollectionName::default(), some).await.unwrap();
+    let little = slight.choose(some.clone(), 10);
     assert!(little.len() == 10 && seeds(&little).len() > 4);
-    let diverse = diversify(some, 10, 1.0);
+    let diverse = full.choose(some, 10);
     assert_eq!((diverse.len(), seeds(&diverse).len()), (10, 10));
     assert!(little[0].id == found[0].id && diverse[0].id == found[0].id);
     store.close().await.unwrap();
