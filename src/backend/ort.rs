@@ -23,30 +23,13 @@ impl Backend for OrtBackend {
 /// # Errors
 /// When the model cannot be opened, or `--device cuda` cannot be had.
 pub fn open(config: &Config, artefact: &Artefact, runtime: &RuntimeInfo) -> Result<Backends, EncoderError> {
-    let requested = config.device;
-    let device = match requested {
+    let device = match config.device {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(n) => Device::Cuda(n),
         DeviceChoice::Auto if gpu_is_likely(runtime) => return open_auto(config, artefact),
         DeviceChoice::Auto => Device::Cpu,
     };
-    let sessions = open_on(config, artefact, device)?;
-    let solo = open_solo(config, artefact, device)?;
-    Ok(Backends { sessions, solo, device: DeviceReport::new(requested, device) })
-}
-
-/// The session for a picture that is alone, where the others leave cores idle then.
-fn open_solo(
-    config: &Config,
-    artefact: &Artefact,
-    device: Device,
-) -> Result<Option<Box<dyn Backend>>, EncoderError> {
-    let intra_threads = config::cores();
-    if !config.solo_session || device != Device::Cpu || intra_threads <= config.intra_threads {
-        return Ok(None);
-    }
-    let encoder = Encoder::open(artefact, &SessionOptions { intra_threads, device })?;
-    Ok(Some(Box::new(OrtBackend(encoder))))
+    open_on(config, artefact, device)
 }
 
 /// Whether the machine has a driver, or the runtime brings what a GPU needs: without either, a CPU is no fallback.
@@ -59,26 +42,25 @@ fn gpu_is_likely(runtime: &RuntimeInfo) -> bool {
 fn open_auto(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderError> {
     let gpu = Device::Cuda(0);
     let reason = match open_on(config, artefact, gpu) {
-        Ok(sessions) => {
-            return Ok(Backends { sessions, solo: None, device: DeviceReport::new(config.device, gpu) });
-        }
+        Ok(backends) => return Ok(backends),
         Err(error) => error.to_string(),
     };
     tracing::warn!(reason, "no usable GPU: falling back to the CPU");
-    let sessions = open_on(config, artefact, Device::Cpu)?;
-    let solo = open_solo(config, artefact, Device::Cpu)?;
-    let report = DeviceReport::new(config.device, Device::Cpu);
-    Ok(Backends { sessions, solo, device: DeviceReport { fallback: Some(reason), ..report } })
+    let mut backends = open_on(config, artefact, Device::Cpu)?;
+    backends.device.fallback = Some(reason);
+    Ok(backends)
 }
 
-fn open_on(
-    config: &Config,
-    artefact: &Artefact,
-    device: Device,
-) -> Result<Vec<Box<dyn Backend>>, EncoderError> {
-    let options = SessionOptions { intra_threads: config.intra_threads, device };
-    let open = |_| Ok(Box::new(OrtBackend(Encoder::open(artefact, &options)?)) as Box<dyn Backend>);
-    (0..session_count(config, device)).map(open).collect()
+fn open_on(config: &Config, artefact: &Artefact, device: Device) -> Result<Backends, EncoderError> {
+    let open = |intra_threads| -> Result<Box<dyn Backend>, EncoderError> {
+        Ok(Box::new(OrtBackend(Encoder::open(artefact, &SessionOptions { intra_threads, device })?)))
+    };
+    let sessions = (0..session_count(config, device)).map(|_| open(config.intra_threads));
+    let sessions = sessions.collect::<Result<_, _>>()?;
+    // For a picture that is alone, where the others leave cores idle then.
+    let solo = config.solo_session && device == Device::Cpu && config::cores() > config.intra_threads;
+    let solo = if solo { Some(open(config::cores())?) } else { None };
+    Ok(Backends { sessions, solo, device: DeviceReport::new(config.device, device) })
 }
 
 /// On a CPU one session per core, or fewer where each has several threads; on a GPU one.

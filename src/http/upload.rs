@@ -28,7 +28,7 @@ use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::AppState;
 use crate::indexer;
-use crate::store::{CollectionName, NewItem, Upserted};
+use crate::store::{CollectionName, NewItem, StoreError, Upserted};
 
 /// Media types of lines of JSON.
 pub const NDJSON: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
@@ -253,14 +253,17 @@ async fn make(app: &AppState, caller: Option<Caller>, batch: Batch) -> Result<Ma
             Err(overloaded) => return Err(overloaded.into()),
         }
     };
-    let mut made = made.into_iter();
-    let item = |item: Result<(), ItemError>| {
-        item.and_then(|()| match made.next() {
-            Some(made) => made.map_err(ItemError::from),
-            None => Err(ItemError::new("internal_error", "an item got no answer")),
-        })
-    };
-    Ok(Made { ids, items: items.into_iter().map(item).collect(), _writing })
+    let made = made.into_iter().map(|made| made.map_err(ItemError::from));
+    Ok(Made { ids, items: in_their_places(items, made), _writing })
+}
+
+/// The outcomes of a step in the places of those that came so far.
+fn in_their_places<T>(
+    so_far: Vec<Result<(), ItemError>>,
+    mut outcomes: impl Iterator<Item = Result<T, ItemError>>,
+) -> Vec<Result<T, ItemError>> {
+    let lost = || Err(ItemError::new("internal_error", "an item got no answer"));
+    so_far.into_iter().map(|one| one.and_then(|()| outcomes.next().unwrap_or_else(lost))).collect()
 }
 
 /// Writes a batch; tells what became of each of its items, in order.
@@ -274,14 +277,9 @@ async fn write(app: &AppState, collection: CollectionName, made: Made) -> Result
         true => Vec::new(),
         false => app.store.upsert(collection, sound).await?,
     };
-    let mut written = written.into_iter();
-    let outcome = |outcome: Result<(), ItemError>| {
-        outcome.and_then(|()| match written.next() {
-            Some(written) => written.map_err(|error| ItemError::new(error.code(), error.to_string())),
-            None => Err(ItemError::new("internal_error", "an item got no answer")),
-        })
-    };
-    Ok(ids.into_iter().zip(outcomes.into_iter().map(outcome)).collect())
+    let error = |error: StoreError| ItemError::new(error.code(), error.to_string());
+    let written = written.into_iter().map(|written| written.map_err(error));
+    Ok(ids.into_iter().zip(in_their_places(outcomes, written)).collect())
 }
 
 /// The lines that tell of batches: one for each item, then how far it is, and at the end that it is the end.
