@@ -72,11 +72,7 @@ impl MilvusStore {
     ) -> Result<Vec<State>, StoreError> {
         let mut request = query(handle, View::STRONG, expr, &rows::STATE);
         request.query_params.extend(limit.map(|limit| Pair::new("limit", limit)));
-        let reply = match self.engine.client.call(request).await.map_err(|error| self.engine.fault(error)) {
-            Ok(reply) => reply,
-            Err(Fault::Gone) => return Ok(Vec::new()),
-            Err(Fault::Store(error)) => return Err(error),
-        };
+        let Some(reply) = self.engine.ask(request).await? else { return Ok(Vec::new()) };
         let columns = Columns::new(reply.fields_data);
         let state = |row| columns.state(row).ok_or_else(|| self.broken("an item without its fields"));
         let mut states = (0..columns.rows()).map(state).collect::<Result<Vec<_>, _>>()?;
@@ -154,10 +150,7 @@ impl MilvusStore {
 
     async fn delete_wrong(&self, spare: &Handle, found: &Found, stay: bool) -> Result<(), StoreError> {
         for ids in [Some(&found.wrong), Some(&found.others).filter(|_| !stay)].into_iter().flatten() {
-            match self.engine.delete_rows(spare, ids).await {
-                Err(Fault::Store(error)) => return Err(error),
-                Ok(()) | Err(Fault::Gone) => {}
-            }
+            Fault::unless_gone(self.engine.delete_rows(spare, ids).await)?;
         }
         Ok(())
     }

@@ -42,6 +42,17 @@ pub enum Fault {
     Store(StoreError),
 }
 
+impl Fault {
+    /// Of a collection that is gone there is nothing.
+    pub fn unless_gone<T>(outcome: Result<T, Self>) -> Result<Option<T>, StoreError> {
+        match outcome {
+            Ok(found) => Ok(Some(found)),
+            Err(Self::Gone) => Ok(None),
+            Err(Self::Store(error)) => Err(error),
+        }
+    }
+}
+
 /// How new what is read must be: the level, and the timestamp that goes with it.
 #[derive(Debug, Clone, Copy)]
 pub struct View(pub i32, pub u64);
@@ -87,6 +98,11 @@ impl Engine {
             CallError::NotFound(_) => Fault::Gone,
             error => Fault::Store(self.client.error(error)),
         }
+    }
+
+    /// Asks about a Milvus collection; none where that is gone.
+    pub async fn ask<Q: proto::Rpc>(&self, request: Q) -> Result<Option<Q::Reply>, StoreError> {
+        Fault::unless_gone(self.client.call(request).await.map_err(|error| self.fault(error)))
     }
 
     /// Asks about a collection; asks again when it turns out to be another by now.

@@ -43,11 +43,7 @@ impl MilvusStore {
         fields: &[&str],
     ) -> Result<(Vec<Item>, Vec<Kept>), StoreError> {
         let request = query(handle, View::STRONG, expression::ids(ids), fields);
-        let reply = match self.engine.client.call(request).await.map_err(|error| self.engine.fault(error)) {
-            Ok(reply) => reply,
-            Err(Fault::Gone) => return Ok(Default::default()),
-            Err(Fault::Store(error)) => return Err(error),
-        };
+        let Some(reply) = self.engine.ask(request).await? else { return Ok(Default::default()) };
         let columns = Columns::new(reply.fields_data);
         let with_vectors = fields.contains(&rows::VECTOR);
         let read = |row| columns.item(row, handle.contract, with_vectors).zip(columns.kept(row));
@@ -99,10 +95,9 @@ impl MilvusStore {
             };
             // Not tried again by itself, so that it is over before another process may lead.
             let limit = self.options.address.timeout.min(Duration::from_millis(change.lead_ms / 2));
-            match self.engine.client.once(request, limit).await.map_err(|error| self.engine.fault(error)) {
-                Ok(_) => {}
-                Err(Fault::Gone) => return Ok(0),
-                Err(Fault::Store(error)) => return Err(error),
+            let written = self.engine.client.once(request, limit).await;
+            if Fault::unless_gone(written.map_err(|error| self.engine.fault(error)))?.is_none() {
+                return Ok(0);
             }
         }
         let states = self.states_of(serving, &ids).await?;
@@ -111,10 +106,8 @@ impl MilvusStore {
             .filter(|row| states.get(&row.item.id) != Some(&row.seq))
             .map(|row| row.item.id.clone())
             .collect();
-        match self.engine.delete_rows(spare, &wrong).await {
-            Err(Fault::Store(error)) => Err(error),
-            Ok(()) | Err(Fault::Gone) => Ok((rows.len() - wrong.len()) as u64),
-        }
+        Fault::unless_gone(self.engine.delete_rows(spare, &wrong).await)?;
+        Ok((rows.len() - wrong.len()) as u64)
     }
 
     pub(super) async fn overlap(

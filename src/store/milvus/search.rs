@@ -47,7 +47,6 @@ impl MilvusStore {
             let found = reply.results.unwrap_or_default();
             let all = found.scores.len() < ask;
             let (mut near, lowest) = self.neighbours(found, &query)?;
-            near.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
             let low = query.min_score.zip(lowest).is_some_and(|(least, lowest)| lowest < least);
             if near.len() >= query.k || all || low {
                 near.truncate(query.k);
@@ -73,7 +72,6 @@ impl MilvusStore {
         let request = self.request(handle, view, query, &wanted, query.k + MORE);
         let found = self.engine.client.ask(request).await?.results.unwrap_or_default();
         let (mut near, _) = self.neighbours(found, query)?;
-        near.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         near.truncate(query.k);
         Ok(near)
     }
@@ -117,7 +115,7 @@ impl MilvusStore {
         }
     }
 
-    /// What of the found counts, and the lowest score of all.
+    /// What of the found counts, the nearest first, and the lowest score of all.
     fn neighbours(
         &self,
         found: proto::SearchResultData,
@@ -143,6 +141,7 @@ impl MilvusStore {
             let mut holds = holds.into_iter();
             near.retain(|_| holds.next().unwrap_or(false));
         }
+        near.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         Ok((near, lowest))
     }
 

@@ -311,10 +311,7 @@ impl Writer {
         if let Some(generation) = ticket.spare() {
             let spare = registry.find_in(generation, name).await?;
             if let Some(spare) = spare.filter(|spare| spare.physical != handle.physical) {
-                match self.0.delete_rows(&spare, ids).await {
-                    Err(Fault::Store(error)) => return Err(error),
-                    Ok(()) | Err(Fault::Gone) => {}
-                }
+                Fault::unless_gone(self.0.delete_rows(&spare, ids).await)?;
             }
         }
         Ok(there)
