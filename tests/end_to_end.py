@@ -15,14 +15,13 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import tarfile
 import tempfile
 import urllib.request
 from pathlib import Path
 
-from serving import ROOT, program, serve
+from serving import ROOT, program, served
 
 PER_CLASS = {"train": 200, "test": 50}
 
@@ -117,13 +116,8 @@ def main():
         run(*trainer, "train", pictures / "train", "--out", out, *small)
         run(*trainer, "eval", out, "--labelled", pictures, "--no-probe")
         run(*trainer, "export", out, "--name", "end-to-end", "--models", models, "--pictures", pictures / "test")
-        server, url = serve(scratch / "data", "--model", models / "end-to-end-v1")
-        try:
+        with served("--model", models / "end-to-end-v1") as url:
             check_served(models / "end-to-end-v1", url)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
-        assert server.returncode == 0, server.returncode
     print("from pictures to a served encoder: passed")
 
 

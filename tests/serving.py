@@ -1,9 +1,12 @@
 """What the Python tests share: the built programs, and a server of one's own on a free port."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -39,3 +42,16 @@ def serve(data_dir, *arguments):
             break
     server.kill()
     sys.exit("the server did not become ready")
+
+
+@contextlib.contextmanager
+def served(*arguments):
+    """The address of a server on a data folder of its own, which ends in order and with status 0."""
+    with tempfile.TemporaryDirectory() as data:
+        server, url = serve(data, *arguments)
+        try:
+            yield url
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+        assert server.returncode == 0, server.returncode

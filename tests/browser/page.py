@@ -14,14 +14,13 @@ Without a Chromium it says so and ends well.
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serving import ROOT, TARGET, program, serve  # noqa: E402
+from serving import ROOT, TARGET, program, served  # noqa: E402
 
 PLAYWRIGHT = "playwright==1.65.2"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -129,9 +128,8 @@ def main():
         in_own_environment()
     if shots:
         shots.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="latentd-page-"))
-    server, url = serve(scratch / "data")
-    try:
+    with tempfile.TemporaryDirectory(prefix="latentd-page-") as scratch, served() as url:
+        scratch = Path(scratch)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -146,18 +144,9 @@ def main():
             keys = scratch / "keys.toml"
             new = [program("latentd"), "key", "new", "--name", "page", "--role", "write", "--file", keys]
             key = subprocess.run(new, check=True, capture_output=True, text=True).stdout.strip()
-            guarded, guarded_url = serve(scratch / "guarded", "--api-keys-file", keys)
-            try:
-                check_key(page, guarded_url, key)
-            finally:
-                guarded.send_signal(signal.SIGTERM)
-                guarded.wait(60)
+            with served("--api-keys-file", keys) as guarded:
+                check_key(page, guarded, key)
             browser.close()
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
-        shutil.rmtree(scratch)
-    assert server.returncode == 0, server.returncode
     print("page: passed")
 
 

@@ -6,7 +6,6 @@
 import base64
 import json
 import sys
-import tempfile
 import urllib.request
 
 from packages import within
@@ -15,7 +14,7 @@ within("openai", ["openai==3.57.0", "numpy==2.4.6"])
 
 import numpy  # noqa: E402
 import openai  # noqa: E402
-from serving import ROOT, serve  # noqa: E402
+from serving import ROOT, served  # noqa: E402
 
 
 def uri(name):
@@ -31,13 +30,8 @@ def refused(kind, call):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as data:
-        server, url = serve(data)
-        try:
-            check(url)
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+    with served() as url:
+        check(url)
 
 
 def check(url):

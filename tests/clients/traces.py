@@ -7,7 +7,6 @@ OpenTelemetry's Python SDK, and holds what arrives against what the protocol and
 """
 
 import sys
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -25,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: 
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status  # noqa: E402
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
-from serving import ROOT, serve  # noqa: E402
+from serving import ROOT, served  # noqa: E402
 
 requests = []
 
@@ -74,18 +73,13 @@ def main():
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     picture = (ROOT / "examples/hat-1.jpg").read_bytes()
     tracer = TracerProvider().get_tracer("caller")
-    with tempfile.TemporaryDirectory() as data:
-        server, url = serve(data, "--otlp-endpoint", f"http://127.0.0.1:{receiver.server_port}")
-        try:
-            with tracer.start_as_current_span("caller") as span:
-                caller = span.get_span_context()
-                headers = {}
-                propagate.inject(headers)
-                assert ask(url, "/embed", picture, "image/jpeg", {**headers, "x-request-id": "mine"}) == 200
-                assert ask(url, "/embed", b"nonsense", "image/jpeg", {"x-request-id": "broken"}) == 415
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+    with served("--otlp-endpoint", f"http://127.0.0.1:{receiver.server_port}") as url:
+        with tracer.start_as_current_span("caller") as span:
+            caller = span.get_span_context()
+            headers = {}
+            propagate.inject(headers)
+            assert ask(url, "/embed", picture, "image/jpeg", {**headers, "x-request-id": "mine"}) == 200
+            assert ask(url, "/embed", b"nonsense", "image/jpeg", {"x-request-id": "broken"}) == 415
 
     resources = [resource for request in requests for resource in request.resource_spans]
     assert resources and not any(map(unknown, requests)), "fields that the official schema does not know"

@@ -6,7 +6,6 @@
 import base64
 import json
 import sys
-import tempfile
 import urllib.request
 
 from packages import within
@@ -15,18 +14,13 @@ within("triton", ["tritonclient[http]==2.73.0", "numpy==2.4.6"])
 
 import numpy  # noqa: E402
 import tritonclient.http as triton  # noqa: E402
-from serving import ROOT, serve  # noqa: E402
+from serving import ROOT, served  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
 
 def main():
-    with tempfile.TemporaryDirectory() as data:
-        server, url = serve(data)
-        try:
-            check(url)
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+    with served() as url:
+        check(url)
 
 
 def tensor(files, binary, shape=None):
