@@ -92,6 +92,7 @@ pub struct EmbeddedStore {
     seq: Arc<AtomicU64>,
     readers: Readers,
     pool: rayon::ThreadPool,
+    linkers: Arc<rayon::ThreadPool>,
     searches: Semaphore,
     queue: Queue<Alone>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -140,6 +141,7 @@ impl EmbeddedStore {
             Limits { writes: options.max_writes, kib: options.max_write_kib, wait: options.write_wait };
         let (queue, groups) = Queue::new(limits);
         let tender = Tender::start(Arc::clone(&registry), options.search_threads, snapshots)?;
+        let linkers = tender.pool();
         let registry_of_writer = Arc::clone(&registry);
         let state = Writer {
             data,
@@ -166,6 +168,7 @@ impl EmbeddedStore {
             seq,
             readers,
             pool,
+            linkers,
             queue,
             writer: Mutex::new(Some(writer)),
         })
@@ -207,17 +210,19 @@ impl EmbeddedStore {
         collection.check(&query.vector, query.contract)?;
         let _permit = self.searches.try_acquire().map_err(|_| StoreError::Busy { what: "searches" })?;
         let (sender, receiver) = oneshot::channel();
+        // Not on the searches' own threads, which others wait for.
+        let linkers = Arc::clone(&self.linkers);
         self.pool.spawn(move || {
             if sender.is_closed() {
                 return;
             }
             let search = std::panic::AssertUnwindSafe(|| collection.index.search(&query));
             let found = std::panic::catch_unwind(search);
-            let sample = found.as_ref().ok().filter(|_| collection.index.samples()).cloned();
+            let sound = found.is_ok();
             // The caller may go while the search runs.
             let _: Result<(), _> = sender.send(found.map_err(|_| StoreError::Internal("a search panicked")));
-            if let Some(found) = sample {
-                collection.index.measure(&query, &found);
+            if sound && collection.index.samples() {
+                linkers.spawn(move || collection.index.measure(&query));
             }
         });
         receiver.await.map_err(|_| StoreError::Closed)?

@@ -23,6 +23,7 @@ impl Wake {
 
 /// The thread, which ends when it is told to.
 pub struct Tender {
+    pool: Arc<rayon::ThreadPool>,
     stop: Arc<AtomicBool>,
     wake: Wake,
     thread: JoinHandle<()>,
@@ -37,16 +38,22 @@ impl Tender {
             .thread_name(|number| format!("store-link-{number}"))
             .build()
             .map_err(failed)?;
+        let pool = Arc::new(pool);
         let (sender, receiver) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let (told, linkers) = (Arc::clone(&stop), Arc::clone(&pool));
         let thread = std::thread::Builder::new()
             .name("store-tend".to_owned())
-            .spawn(move || work(&registry, &pool, &receiver, &told, &snapshots))
+            .spawn(move || work(&registry, &linkers, &receiver, &told, &snapshots))
             .map_err(|_| StoreError::Internal("the thread that tends graphs could not be started"))?;
         let wake = Wake(sender);
         wake.wake();
-        Ok(Self { stop, wake, thread })
+        Ok(Self { pool, stop, wake, thread })
+    }
+
+    /// The threads that link, for other work that no search waits for.
+    pub fn pool(&self) -> Arc<rayon::ThreadPool> {
+        Arc::clone(&self.pool)
     }
 
     /// What wakes it.

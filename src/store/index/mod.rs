@@ -32,6 +32,7 @@ pub use tune::MeasuredRecall;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
@@ -118,10 +119,15 @@ struct Recall {
     found: AtomicU64,
     all: AtomicU64,
     measuring: AtomicBool,
+    rests_until: Mutex<Option<Instant>>,
 }
 
-/// One search in so many is compared with an exact one.
+/// One search in so many is compared with an exact one, at the most.
 const SAMPLED: u64 = 1024;
+
+/// How many times as long as a comparison took there is no other: of millions of items it takes as long as a thousand
+/// searches.
+const RESTS: u32 = 100;
 
 /// Nodes that a walk keeps until the collection's own length was found.
 const EF: usize = 128;
@@ -329,17 +335,21 @@ impl CollectionIndex {
         let number = self.recall.searches.fetch_add(1, Ordering::Relaxed);
         number.is_multiple_of(SAMPLED)
             && self.linked().is_some()
+            && self.recall.rests_until.lock().is_none_or(|until| Instant::now() >= until)
             && !self.recall.measuring.swap(true, Ordering::Relaxed)
     }
 
-    /// Counts how much of what an exact search finds was found.
-    pub fn measure(&self, query: &Query, found: &[Neighbour]) {
+    /// Searches both ways, and counts how much of what an exact search finds the usual one does.
+    pub fn measure(&self, query: &Query) {
+        let began = Instant::now();
+        let found = self.search(query);
         let exact = self.search_exactly(query);
         let worst = exact.last().map_or(f32::INFINITY, |neighbour| neighbour.score);
         // Of equal scores any will do.
         let hits = found.iter().filter(|neighbour| neighbour.score >= worst).count().min(exact.len());
         self.recall.found.fetch_add(hits as u64, Ordering::Relaxed);
         self.recall.all.fetch_add(exact.len() as u64, Ordering::Relaxed);
+        *self.recall.rests_until.lock() = Some(Instant::now() + began.elapsed() * RESTS);
         self.recall.measuring.store(false, Ordering::Relaxed);
     }
 

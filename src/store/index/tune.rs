@@ -120,24 +120,27 @@ impl CollectionIndex {
                 best.into_iter().map(|best| best.into_iter().filter_map(row).collect()).collect()
             }
         };
-        for length in LENGTHS {
-            let recall = |(at, query): (usize, &(u32, Vec<f32>))| {
+        let found = |length: usize| -> (usize, usize) {
+            let one = |(at, query): (usize, &(u32, Vec<f32>))| {
                 let near = linked.graph.near(&query.1, length.max(K + 1));
                 let rows: HashSet<u32> = near.iter().take(length.max(K + 1)).map(|hit| hit.row()).collect();
                 let truth = truth[at].iter().filter(|(_, row)| *row != query.0).take(K);
-                let (hits, all) = truth
-                    .fold((0, 0), |(hits, all), (_, row)| (hits + usize::from(rows.contains(row)), all + 1));
-                (hits, all)
+                truth.fold((0, 0), |(hits, all), (_, row)| (hits + usize::from(rows.contains(row)), all + 1))
             };
-            let (hits, all) = queries
-                .iter()
-                .enumerate()
-                .map(recall)
-                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            queries.iter().enumerate().map(one).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        };
+        let mut tried: Vec<(usize, usize)> = Vec::new();
+        let enough = LENGTHS.into_iter().find(|&length| {
+            let (hits, all) = found(length);
+            tried.push((length, hits));
+            hits as f64 >= WANTED * all as f64
+        });
+        // Where even the longest misses some, as where nothing leads to a cluster, the shortest that finds about as
+        // many.
+        let most = tried.last().map_or(0, |(_, hits)| hits - hits / 1000);
+        let about = || tried.iter().find(|(_, hits)| *hits >= most).map(|(length, _)| *length);
+        if let Some(length) = enough.or_else(about) {
             self.ef.store(MARGIN * length, Ordering::Relaxed);
-            if hits as f64 >= WANTED * f64::from(all as u32) {
-                break;
-            }
         }
         tracing::info!(items = self.len(), ef = self.ef(), "length of walks found");
     }
