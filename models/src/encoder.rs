@@ -1,14 +1,19 @@
 //! The encoder: one ONNX Runtime session of an artefact.
 
+mod lane;
+
 use std::fmt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ndarray::{Array2, ArrayView4};
 use ort::ep;
-use ort::session::Session;
+use ort::memory::Allocator;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session, SessionOutputs};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
+use self::lane::Lane;
 use crate::artefact::Artefact;
 use crate::embedding::Embedding;
 use crate::manifest::Manifest;
@@ -72,9 +77,23 @@ impl GraphShape {
 /// An encoder that can embed.
 pub struct Encoder {
     shape: GraphShape,
+    device: Device,
+    /// Sizes of a run that are prepared, the smallest first. Before the session, which their memory is from.
+    lanes: Vec<Lane>,
     session: Session,
     /// The batch as one tensor, kept from one run to the next.
     scratch: Vec<u8>,
+}
+
+/// What the first runs of a size took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarmRun {
+    /// Pictures of the run.
+    pub pictures: usize,
+    /// The first one, which chooses kernels and takes memory.
+    pub first: Duration,
+    /// The next.
+    pub again: Duration,
 }
 
 impl fmt::Debug for Encoder {
@@ -166,7 +185,40 @@ impl Encoder {
         }
         .map_err(|e| device_or_graph(options.device, &e))?;
         check_graph(&session, shape)?;
-        Ok(Self { shape, session, scratch: Vec::new() })
+        Ok(Self { shape, device: options.device, lanes: Vec::new(), session, scratch: Vec::new() })
+    }
+
+    /// Prepares for runs of up to `most` pictures. On a GPU each new size of a run costs time once, for choosing
+    /// kernels: so there are few sizes, smaller batches are filled up to the next one, each has page-locked memory
+    /// bound to it, and runs here twice. On a CPU there is nothing to prepare.
+    ///
+    /// # Errors
+    /// When a run fails.
+    pub fn warm_up(&mut self, most: usize) -> Result<Vec<WarmRun>, EncoderError> {
+        if self.device == Device::Cpu {
+            return Ok(Vec::new());
+        }
+        let memory = lane::pinned(&self.session, self.device).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no page-locked memory: batches are copied from ordinary memory");
+            Allocator::default()
+        });
+        self.open_lanes(most, &memory)
+    }
+
+    fn open_lanes(&mut self, most: usize, memory: &Allocator) -> Result<Vec<WarmRun>, EncoderError> {
+        let GraphShape { dim, .. } = self.shape;
+        let (mut lanes, mut runs) = (Vec::new(), Vec::new());
+        for pictures in lane::sizes(most.max(1)) {
+            let mut lane = Lane::open(&self.session, self.shape, pictures, memory)?;
+            let mut timed = || {
+                let began = Instant::now();
+                lane.run(&mut self.session, &[], dim).map(|_| began.elapsed())
+            };
+            runs.push(WarmRun { pictures, first: timed()?, again: timed()? });
+            lanes.push(lane);
+        }
+        self.lanes = lanes;
+        Ok(runs)
     }
 
     /// Length of an embedding.
@@ -201,12 +253,11 @@ impl Encoder {
                 expected_height: height,
             });
         }
-        let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.clear();
-        bytes.extend(batch.iter().flat_map(|picture| picture.as_bytes()));
-        let outcome = self.run(batch.len(), &bytes);
-        self.scratch = bytes;
-        let numbers = outcome?;
+        let lane = self.lanes.iter_mut().find(|lane| lane.size() >= batch.len());
+        let numbers = match lane.filter(|_| !batch.is_empty()) {
+            Some(lane) => lane.run(&mut self.session, batch, self.shape.dim)?,
+            None => self.run_unbound(batch)?,
+        };
         let vectors = numbers.chunks_exact(self.shape.dim).enumerate();
         vectors
             .map(|(index, vector)| {
@@ -236,6 +287,15 @@ impl Encoder {
         Array2::from_shape_vec((count, self.shape.dim), numbers).map_err(|e| EncoderError::Ort(e.to_string()))
     }
 
+    fn run_unbound(&mut self, batch: &[Pixels]) -> Result<Vec<f32>, EncoderError> {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        bytes.extend(batch.iter().flat_map(|picture| picture.as_bytes()));
+        let outcome = self.run(batch.len(), &bytes);
+        self.scratch = bytes;
+        outcome
+    }
+
     /// One run on height·width·3 bytes a picture; gives `count`·dim numbers.
     fn run(&mut self, count: usize, bytes: &[u8]) -> Result<Vec<f32>, EncoderError> {
         if count == 0 {
@@ -245,21 +305,26 @@ impl Encoder {
         let shape = [count, height as usize, width as usize, 3];
         let input = TensorRef::from_array_view((shape, bytes)).map_err(ort_error)?;
         let outputs = self.session.run(ort::inputs![INPUT => input]).map_err(ort_error)?;
-        let output = outputs.get(OUTPUT).ok_or_else(|| EncoderError::Graph {
-            what: "output",
-            expected: OUTPUT.into(),
-            actual: "absent".into(),
-        })?;
-        let (shape, numbers) = output.try_extract_tensor::<f32>().map_err(ort_error)?;
-        if **shape != [count as i64, dim as i64] {
-            return Err(EncoderError::Graph {
-                what: "output",
-                expected: format!("float32 [{count}, {dim}]"),
-                actual: format!("float32 {:?}", &**shape),
-            });
-        }
-        Ok(numbers.to_vec())
+        numbers(&outputs, count, dim).map(<[f32]>::to_vec)
     }
+}
+
+/// The graph's output of a run on `count` pictures: `count`·`dim` numbers.
+fn numbers<'a>(outputs: &'a SessionOutputs<'_>, count: usize, dim: usize) -> Result<&'a [f32], EncoderError> {
+    let output = outputs.get(OUTPUT).ok_or_else(|| EncoderError::Graph {
+        what: "output",
+        expected: OUTPUT.into(),
+        actual: "absent".into(),
+    })?;
+    let (shape, numbers) = output.try_extract_tensor::<f32>().map_err(ort_error)?;
+    if **shape != [count as i64, dim as i64] {
+        return Err(EncoderError::Graph {
+            what: "output",
+            expected: format!("float32 [{count}, {dim}]"),
+            actual: format!("float32 {:?}", &**shape),
+        });
+    }
+    Ok(numbers)
 }
 
 /// Name of the graph's one input.

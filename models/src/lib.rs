@@ -35,7 +35,7 @@ pub use contract::Contract;
 pub use decode::{Colour, DecodeError, DecodeLimits, Decoding, ImageBytes, ImageKind, decode, sniff};
 pub use distribution::{Distribution, DistributionError};
 pub use embedding::{Embedding, EmbeddingError};
-pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions};
+pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions, WarmRun};
 pub use golden::{Golden, GoldenError, GoldenPicture, GoldenReport};
 pub use manifest::{DataFingerprint, EvaluationFigure, Manifest, OutputSpec, Training};
 pub use pixels::{Pixels, PixelsError, fitted};

@@ -41,6 +41,29 @@ fn a_picture_alone_and_in_a_batch_is_the_same() {
 }
 
 #[test]
+fn runs_in_lanes_are_the_same_runs() {
+    let Some(mut encoder) = tiny() else { return };
+    assert!(encoder.warm_up(5).unwrap().is_empty(), "nothing to prepare on a CPU");
+    let batches: Vec<Vec<Pixels>> =
+        [3, 5, 1, 2, 7, 4].map(|count| (0..count).map(|n| picture(count * 9 + n)).collect()).into();
+    let plain: Vec<_> = batches.iter().map(|batch| encoder.embed(batch).unwrap()).collect();
+    let runs = encoder.open_lanes(5, &Allocator::default()).unwrap();
+    assert_eq!(runs.iter().map(|run| run.pictures).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    // 7 are more than any lane takes.
+    for _ in 0..3 {
+        let bound: Vec<_> = batches.iter().map(|batch| encoder.embed(batch).unwrap()).collect();
+        assert_eq!(bound, plain);
+    }
+    assert!(encoder.embed(&[]).unwrap().is_empty());
+    let other = Pixels::new(5, 4, vec![1; 60]).unwrap();
+    assert!(matches!(encoder.embed(&[picture(1), other]), Err(EncoderError::PictureSize { index: 1, .. })));
+    // 5 pictures in a lane of 6: the rest of it is thrown away.
+    encoder.open_lanes(8, &Allocator::default()).unwrap();
+    assert_eq!(encoder.embed(&batches[4]).unwrap(), plain[4]);
+    assert_eq!(encoder.embed(&batches[1]).unwrap(), plain[1]);
+}
+
+#[test]
 fn raw_batches_keep_their_order_whatever_their_layout() {
     let Some(mut encoder) = tiny() else { return };
     let batch =
