@@ -164,7 +164,7 @@ settings! {
     ca_file: PathBuf = PathBuf::new(), "LATENTD_CA_FILE";
     /// The ONNX Runtime library to load [default: looked up]
     onnxruntime: PathBuf = PathBuf::new(), "LATENTD_ONNXRUNTIME";
-    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
+    /// Where to compute: auto, cpu, cuda[:N] or tensorrt[:N] [default: auto]
     device: DeviceChoice = DeviceChoice::Auto, "LATENTD_DEVICE";
     /// Numbers of the encoder: f32 (the artefact as found), int8 (its sibling from `latentd model quantize`, or no
     /// start) or auto (the sibling where it is faster here and the store holds no float vectors) [default: f32]

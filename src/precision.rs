@@ -132,7 +132,7 @@ pub fn choose(
     if int8 {
         return Ok((other, report("int8", "as set")));
     }
-    if matches!(device, DeviceChoice::Cuda(_)) {
+    if matches!(device, DeviceChoice::Cuda(_) | DeviceChoice::TensorRt(_)) {
         return Ok((found, report("f32", "int8 is for CPUs")));
     }
     let ratio = rate(&other)? / rate(&found)?;

@@ -3,7 +3,7 @@
 mod lane;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ndarray::{Array2, ArrayView4};
@@ -29,6 +29,8 @@ pub enum Device {
     Cpu,
     /// The CUDA GPU of this number.
     Cuda(i32),
+    /// The CUDA GPU of this number, with engines of TensorRT for what of the graph it can take.
+    TensorRt(i32),
 }
 
 impl fmt::Display for Device {
@@ -36,22 +38,25 @@ impl fmt::Display for Device {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::TensorRt(number) => write!(f, "tensorrt:{number}"),
         }
     }
 }
 
 /// How a session runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Threads inside one run. With one session per core, 1 is fastest.
     pub intra_threads: usize,
     /// Where it runs.
     pub device: Device,
+    /// A folder that keeps TensorRT's engines, which take minutes to build, for the next start.
+    pub engines: Option<PathBuf>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { intra_threads: 1, device: Device::Cpu }
+        Self { intra_threads: 1, device: Device::Cpu, engines: None }
     }
 }
 
@@ -113,7 +118,8 @@ pub enum EncoderError {
     Ort(String),
     /// The device cannot be used; nothing falls back silently.
     #[error(
-        "{device} cannot be used ({reason}): it needs ONNX Runtime for GPUs (`latentd runtime install --gpu`), CUDA's and cuDNN's libraries, and a driver"
+        "{device} cannot be used ({reason}): it needs ONNX Runtime for GPUs (`latentd runtime install --gpu`), CUDA's and cuDNN's libraries{}, and a driver",
+        if matches!(device, Device::TensorRt(_)) { ", those of TensorRT" } else { "" }
     )]
     Device {
         /// The device.
@@ -208,7 +214,11 @@ impl Encoder {
     fn open_lanes(&mut self, most: usize, memory: &Allocator) -> Result<Vec<WarmRun>, EncoderError> {
         let GraphShape { dim, .. } = self.shape;
         let (mut lanes, mut runs) = (Vec::new(), Vec::new());
-        for pictures in lane::sizes(most.max(1)) {
+        let mut sizes = lane::sizes(most.max(1));
+        // The largest first: memory is taken once, and TensorRT's engine, built for all sizes between those it has
+        // seen, is built again for the smallest only.
+        sizes.rotate_right(1);
+        for pictures in sizes {
             let mut lane = Lane::open(&self.session, self.shape, pictures, memory)?;
             let mut timed = || {
                 let began = Instant::now();
@@ -217,6 +227,7 @@ impl Encoder {
             runs.push(WarmRun { pictures, first: timed()?, again: timed()? });
             lanes.push(lane);
         }
+        lanes.rotate_left(1);
         self.lanes = lanes;
         Ok(runs)
     }
@@ -345,7 +356,8 @@ pub(crate) fn ort_error<T>(error: ort::Error<T>) -> EncoderError {
 fn device_or_graph(device: Device, error: &ort::Error) -> EncoderError {
     let reason = error.to_string();
     match device {
-        Device::Cuda(_) if reason.contains("CUDA") || reason.contains("CUDNN") => {
+        Device::Cpu => EncoderError::Ort(reason),
+        _ if ["CUDA", "CUDNN", "TensorRT", "TRT"].iter().any(|name| reason.contains(name)) => {
             EncoderError::Device { device, reason }
         }
         _ => EncoderError::Ort(reason),
@@ -364,15 +376,26 @@ pub(crate) fn builder(options: &SessionOptions) -> Result<SessionBuilder, Encode
         // Idle threads that spin take the cores from decoding.
         .with_intra_op_spinning(false)
         .map_err(ort_error)?;
-    match options.device {
-        Device::Cpu => Ok(builder),
-        Device::Cuda(number) => {
-            let provider = ep::CUDA::default().with_device_id(number).build();
-            builder
-                .with_execution_providers([provider.error_on_failure()])
-                .map_err(|e| EncoderError::Device { device: options.device, reason: e.to_string() })
-        }
+    let cuda = |number| ep::CUDA::default().with_device_id(number).build().error_on_failure();
+    let providers = match options.device {
+        Device::Cpu => return Ok(builder),
+        Device::Cuda(number) => vec![cuda(number)],
+        // CUDA takes what TensorRT does not.
+        Device::TensorRt(number) => vec![tensorrt(number, options.engines.as_deref()), cuda(number)],
+    };
+    builder
+        .with_execution_providers(providers)
+        .map_err(|e| EncoderError::Device { device: options.device, reason: e.to_string() })
+}
+
+fn tensorrt(number: i32, engines: Option<&Path>) -> ep::ExecutionProviderDispatch {
+    let mut provider = ep::TensorRT::default().with_device_id(number);
+    if let Some(dir) = engines {
+        let dir = dir.display();
+        provider = provider.with_engine_cache(true).with_engine_cache_path(dir);
+        provider = provider.with_timing_cache(true).with_timing_cache_path(dir);
     }
+    provider.build().error_on_failure()
 }
 
 /// Compares the graph's one input and one output with what an artefact's must be.

@@ -6,7 +6,7 @@ use latentd_model::{
     Artefact, Device, Embedding, Encoder, EncoderError, Pixels, RuntimeInfo, SessionOptions,
 };
 
-use super::{Backend, BackendError, Backends, DeviceChoice, DeviceReport};
+use super::{Backend, BackendError, Backends, DeviceChoice, DeviceReport, Warmed};
 use crate::config::{self, Config};
 
 /// One ONNX Runtime session.
@@ -26,6 +26,7 @@ pub fn open(config: &Config, artefact: &Artefact, runtime: &RuntimeInfo) -> Resu
     let device = match config.device {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(n) => Device::Cuda(n),
+        DeviceChoice::TensorRt(n) => Device::TensorRt(n),
         DeviceChoice::Auto if gpu_is_likely(runtime) => return open_auto(config, artefact),
         DeviceChoice::Auto => Device::Cpu,
     };
@@ -52,22 +53,32 @@ fn open_auto(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderEr
 }
 
 fn open_on(config: &Config, artefact: &Artefact, device: Device) -> Result<Backends, EncoderError> {
-    let open = |intra_threads| -> Result<Box<dyn Backend>, EncoderError> {
-        Ok(Box::new(OrtBackend(Encoder::open(artefact, &SessionOptions { intra_threads, device })?)))
+    let mut report = DeviceReport::new(config.device, device);
+    let engines = matches!(device, Device::TensorRt(_)).then(|| config.data_dir.join("tensorrt"));
+    if let Some(dir) = &engines {
+        let reason = |error| EncoderError::Device { device, reason: format!("{}: {error}", dir.display()) };
+        std::fs::create_dir_all(dir).map_err(reason)?;
+    }
+    let mut open = |intra_threads| -> Result<Box<dyn Backend>, EncoderError> {
+        let options = SessionOptions { intra_threads, device, engines: engines.clone() };
+        let mut encoder = Encoder::open(artefact, &options)?;
+        let runs = encoder.warm_up(config.max_batch())?;
+        report.warm_up = runs.into_iter().map(Warmed::from).collect();
+        Ok(Box::new(OrtBackend(encoder)))
     };
     let sessions = (0..session_count(config, device)).map(|_| open(config.intra_threads));
     let sessions = sessions.collect::<Result<_, _>>()?;
     // For a picture that is alone, where the others leave cores idle then.
     let solo = config.solo_session && device == Device::Cpu && config::cores() > config.intra_threads;
     let solo = if solo { Some(open(config::cores())?) } else { None };
-    Ok(Backends { sessions, solo, device: DeviceReport::new(config.device, device) })
+    Ok(Backends { sessions, solo, device: report })
 }
 
 /// On a CPU one session per core, or fewer where each has several threads; on a GPU one.
 fn session_count(config: &Config, device: Device) -> usize {
     match (config.sessions, device) {
         (0, Device::Cpu) => (config::cores() / config.intra_threads).max(1),
-        (0, Device::Cuda(_)) => 1,
+        (0, _) => 1,
         (count, _) => count,
     }
 }

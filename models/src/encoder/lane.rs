@@ -23,7 +23,7 @@ pub(super) fn sizes(most: usize) -> Vec<usize> {
 /// Memory that the GPU and the CPU reach: page-locked, so that a copy neither waits for the CPU nor goes through a
 /// buffer of the driver.
 pub(super) fn pinned(session: &Session, device: Device) -> Result<Allocator, EncoderError> {
-    let Device::Cuda(number) = device else { return Ok(Allocator::default()) };
+    let (Device::Cuda(number) | Device::TensorRt(number)) = device else { return Ok(Allocator::default()) };
     let place =
         MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, MemoryType::CPUInput);
     Allocator::new(session, place.map_err(ort_error)?).map_err(ort_error)

@@ -48,7 +48,7 @@ fn runs_in_lanes_are_the_same_runs() {
         [3, 5, 1, 2, 7, 4].map(|count| (0..count).map(|n| picture(count * 9 + n)).collect()).into();
     let plain: Vec<_> = batches.iter().map(|batch| encoder.embed(batch).unwrap()).collect();
     let runs = encoder.open_lanes(5, &Allocator::default()).unwrap();
-    assert_eq!(runs.iter().map(|run| run.pictures).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(runs.iter().map(|run| run.pictures).collect::<Vec<_>>(), [5, 1, 2, 3, 4]);
     // 7 are more than any lane takes.
     for _ in 0..3 {
         let bound: Vec<_> = batches.iter().map(|batch| encoder.embed(batch).unwrap()).collect();
@@ -133,12 +133,18 @@ fn what_is_no_graph_is_refused() {
 
 #[test]
 fn a_missing_gpu_is_an_error_and_no_fallback() {
-    let options = SessionOptions { device: Device::Cuda(0), ..SessionOptions::default() };
-    match Encoder::from_onnx(&tiny_onnx::encoder(4, 5), TINY, &options) {
-        Err(EncoderError::Device { device, .. }) => assert_eq!(device.to_string(), "cuda:0"),
-        Err(EncoderError::Runtime(_)) => println!("skipped: no ONNX Runtime here"),
-        Ok(mut encoder) => assert!(encoder.embed(&[picture(1)]).is_ok(), "there is a GPU"),
-        Err(other) => panic!("{other}"),
+    for (wanted, name) in [(Device::Cuda(0), "cuda:0"), (Device::TensorRt(1), "tensorrt:1")] {
+        let options = SessionOptions { device: wanted, ..SessionOptions::default() };
+        match Encoder::from_onnx(&tiny_onnx::encoder(4, 5), TINY, &options) {
+            Err(error @ EncoderError::Device { device, .. }) => {
+                assert_eq!((device, device.to_string().as_str()), (wanted, name));
+                let named = error.to_string().contains("those of TensorRT");
+                assert_eq!(named, wanted == Device::TensorRt(1), "{error}");
+            }
+            Err(EncoderError::Runtime(_)) => println!("skipped: no ONNX Runtime here"),
+            Ok(mut encoder) => assert!(encoder.embed(&[picture(1)]).is_ok(), "there is a GPU"),
+            Err(other) => panic!("{other}"),
+        }
     }
 }
 
