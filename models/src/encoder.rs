@@ -391,9 +391,9 @@ pub(crate) fn builder(options: &SessionOptions) -> Result<SessionBuilder, Encode
 fn tensorrt(number: i32, engines: Option<&Path>) -> ep::ExecutionProviderDispatch {
     let mut provider = ep::TensorRT::default().with_device_id(number);
     if let Some(dir) = engines {
-        let dir = dir.display();
-        provider = provider.with_engine_cache(true).with_engine_cache_path(dir);
-        provider = provider.with_timing_cache(true).with_timing_cache_path(dir);
+        let dir = dir.to_string_lossy();
+        provider = provider.with_engine_cache(true).with_engine_cache_path(&dir);
+        provider = provider.with_timing_cache(true).with_timing_cache_path(&dir);
     }
     provider.build().error_on_failure()
 }
