@@ -7,7 +7,8 @@
 
 Makes a virtual environment with faiss-cpu, hnswlib and numpy in --work (from PyPI). Each engine builds its index in a
 process of its own on --threads threads and searches with one query at a time on one; M = 16, efConstruction = 100.
---engines latentd,faiss,hnswlib chooses some of them; `store` is a latentd store that was filled on --threads threads and
+--engines latentd,faiss,hnswlib chooses some of them; hnsw_rs, usearch, usearch_bf16 and hannoy are Rust crates, built
+in benches/neighbours/crates; `store` is a latentd store that was filled on --threads threads and
 is opened in a process of its own at each of --vectors f32,f16,int8 and --lengths (0 is the length it found itself);
 `binary` is what signs around the mean find at best, by comparing all of them and taking the best 100, 200, 400, 800
 by their vectors.
@@ -15,6 +16,7 @@ by their vectors.
 import argparse, json, os, pathlib, struct, subprocess, sys, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CRATES = ["hnsw_rs", "usearch", "usearch_bf16", "hannoy"]
 LENGTHS = [16, 32, 48, 64, 96, 128, 192, 256]
 
 
@@ -191,6 +193,11 @@ def main():
             command = [options.latentd] if options.latentd else ["cargo", "bench", "-q", "--locked", "--bench", "neighbours", "--"]
         if engine == "latentd":
             command += [options.work / "base.npy", options.work / "queries.npy", str(options.threads)]
+        if engine in CRATES:
+            files = [options.work / f"{name}.npy" for name in ["base", "queries", "worst"]]
+            build = ["cargo", "build", "-q", "--release", "--locked", "--target-dir", options.work / "target"]
+            subprocess.run(build, cwd=ROOT / "benches/neighbours/crates", check=True)
+            command = [options.work / "target/release/neighbours-crates", engine, *files, str(options.threads)]
         if engine == "store":
             out = store(command, options)
         else:

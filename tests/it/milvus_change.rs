@@ -78,7 +78,9 @@ async fn one_process_leads_and_another_takes_over_when_it_is_gone() {
     follower.refresh_end(vec![("activation", None)]).await.unwrap();
     assert_eq!(follower.setting("activation").await.unwrap(), None);
     let info = follower.collections().await.unwrap();
-    assert_eq!((info.len(), info[0].contract, info[0].items), (1, CONTRACT, 2));
+    let there = follower.list(default(), None, 10, false).await.unwrap();
+    let there: Vec<_> = there.iter().map(|item| item.id.as_str()).collect();
+    assert_eq!((info.len(), info[0].contract, info[0].items), (1, CONTRACT, 2), "{there:?}");
 }
 
 async fn server(engine: &Engine, models: std::path::PathBuf) -> Server {

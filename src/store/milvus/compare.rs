@@ -7,20 +7,23 @@ use super::engine::{Fault, IDS, View, query};
 use super::expression;
 use super::proto::Pair;
 use super::registry::Handle;
-use super::rows::{self, Columns};
+use super::rows::{self, Columns, Kept};
 use crate::store::refresh::{Place, Remaining, Stale};
 use crate::store::{CollectionName, ItemId, StoreError};
 
 /// Items that are compared at a time.
 const PAGE: usize = 4096;
 
-/// An item's state: the number of its write, and whether anything is kept of its picture.
-type State = (ItemId, u64, bool);
+/// An item's state: the number of its write, and what is kept of its picture.
+type State = (ItemId, u64, Kept);
+
+/// What is kept of a picture, and in which folder.
+pub type Source = (String, Kept);
 
 /// What a comparison of a part of a collection found.
 pub struct Found {
-    /// Items that the spare lacks, or has in another state.
-    pub stale: Vec<Stale>,
+    /// Items that the spare lacks, or has in another state, and what of their pictures.
+    pub stale: Vec<(Stale, Kept)>,
     /// What the spare has in another state.
     pub wrong: Vec<ItemId>,
     /// What only the spare has.
@@ -40,9 +43,12 @@ pub struct Pass {
     /// Collections left to compare, the first from an item on.
     left: VecDeque<CollectionName>,
     from: Option<ItemId>,
-    found: VecDeque<Stale>,
+    found: VecDeque<(Stale, Source)>,
     /// The last item that was given.
     pub given: Option<Place>,
+    /// Where the pictures of the items given last are: asked for one by one, each would wait until the engine has
+    /// seen all that was written meanwhile.
+    pub sources: HashMap<Place, Source>,
 }
 
 impl Pass {
@@ -54,11 +60,10 @@ impl Pass {
         since: Option<u64>,
     ) -> Self {
         let first = after.as_ref().map(|(name, _)| name.clone());
-        let left =
+        let left: VecDeque<_> =
             names.into_iter().filter(|name| first.as_ref().is_none_or(|first| name >= first)).collect();
-        let mut pass = Self { began, since, left, from: None, found: VecDeque::new(), given: after.clone() };
-        pass.from = after.filter(|(name, _)| pass.left.front() == Some(name)).map(|(_, id)| id);
-        pass
+        let from = after.clone().filter(|(name, _)| left.front() == Some(name)).map(|(_, id)| id);
+        Self { began, since, left, from, found: VecDeque::new(), given: after, sources: HashMap::new() }
     }
 }
 
@@ -118,13 +123,14 @@ impl MilvusStore {
         };
         let (mut stale, mut wrong) = (Vec::new(), Vec::new());
         let items = ours.len() as u64;
-        for (id, seq, has_picture) in ours {
+        for (id, seq, kept) in ours {
             match theirs.remove(&id) {
                 Some(other) if other == seq => continue,
                 Some(_) => wrong.push(id.clone()),
                 None => {}
             }
-            stale.push(Stale { collection: serving.name.clone(), id, seq, has_picture });
+            let (collection, has_picture) = (serving.name.clone(), kept.is_something());
+            stale.push((Stale { collection, id, seq, has_picture }, kept));
         }
         Ok(Found { stale, wrong, others: theirs.into_keys().collect(), items, next })
     }
@@ -172,16 +178,18 @@ impl MilvusStore {
             };
             let found = self.compare((&serving, &spare), pass.from.as_ref(), pass.since).await?;
             self.delete_wrong(&spare, &found, stay).await?;
-            pass.found.extend(found.stale);
+            let folder = || serving.pictures.clone();
+            pass.found.extend(found.stale.into_iter().map(|(stale, kept)| (stale, (folder(), kept))));
             pass.from = found.next;
             if pass.from.is_none() {
                 pass.left.pop_front();
             }
         }
-        let given: Vec<Stale> = pass.found.drain(..limit.min(pass.found.len())).collect();
-        if let Some(last) = given.last() {
-            pass.given = Some((last.collection.clone(), last.id.clone()));
-        }
+        let (given, sources): (Vec<Stale>, Vec<Source>) =
+            pass.found.drain(..limit.min(pass.found.len())).unzip();
+        let places = given.iter().map(|stale| (stale.collection.clone(), stale.id.clone()));
+        pass.given = places.clone().next_back().or(pass.given.take());
+        pass.sources = places.zip(sources).collect();
         Ok(given)
     }
 
@@ -192,7 +200,7 @@ impl MilvusStore {
             let found = self.compare((serving, spare), after.as_ref(), None).await?;
             sum.items += found.items;
             sum.stale += found.stale.len() as u64;
-            sum.without_picture += found.stale.iter().filter(|stale| !stale.has_picture).count() as u64;
+            sum.without_picture += found.stale.iter().filter(|(stale, _)| !stale.has_picture).count() as u64;
             after = found.next;
             if after.is_none() {
                 return Ok(sum);

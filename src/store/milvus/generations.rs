@@ -9,10 +9,6 @@ use latentd_model::Contract;
 use tokio::sync::watch;
 
 use super::MilvusStore;
-use super::address::Consistency;
-use super::engine::View;
-use super::pictures::Kind;
-use super::registry::Handle;
 use crate::store::refresh::{
     Agreed, Generations, KeptPicture, Place, Refreshed, Remaining, Setting, Stale, Switched,
 };
@@ -43,17 +39,17 @@ impl Generations for MilvusStore {
 
     fn kept_picture(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<KeptPicture>> {
         async move {
-            // However new: what a change has listed must be found.
-            let view = |handle: &Handle| match self.options.address.consistency {
-                Consistency::Bounded => View::since(handle.written()),
-                _ => self.engine.view(handle),
-            };
-            let Some((folder, kept)) = self.kept(&collection, &id, view).await? else { return Ok(None) };
-            let original = self.picture(&folder, id.clone(), kept, Kind::Original).await?;
-            if let Some(original) = original {
-                return Ok(Some(KeptPicture::Original(original)));
+            let place = (collection, id);
+            if let Some(source) = self.source_of(&place).await
+                && let Some(picture) = self.picture_of(&place.1, source).await?
+            {
+                return Ok(Some(picture));
             }
-            Ok(self.picture(&folder, id, kept, Kind::Thumbnail).await?.map(KeptPicture::Thumbnail))
+            let (collection, id) = place;
+            match self.kept(&collection, &id).await? {
+                Some(source) => self.picture_of(&id, source).await,
+                None => Ok(None),
+            }
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use latentd_model::Contract;
 
 use super::MilvusStore;
 use super::agreement::SETTLE;
-use super::compare::Pass;
+use super::compare::{Pass, Source};
 use super::engine::{View, query};
 use super::record::{Change, Kept, Record};
 use super::registry::Handle;
@@ -29,8 +29,6 @@ pub struct Leading {
     /// When the others began to be told.
     since: Option<Instant>,
     pass: Option<Pass>,
-    /// The collections that the pass goes through.
-    concerned: Vec<Arc<Handle>>,
     /// The engine's time at the beginning of the last whole pass.
     complete: Option<u64>,
 }
@@ -179,7 +177,6 @@ impl MilvusStore {
             // From now on everybody deletes from the spares too.
             tokio::time::sleep(SETTLE.saturating_sub(since.elapsed())).await;
         }
-        let now = self.engine.client.now().await?;
         let goes_on = after.is_some() && leading.pass.as_ref().is_some_and(|pass| pass.given == after);
         if !goes_on {
             let mut concerned = self.engine.registry.all_in(record.serving).await?;
@@ -187,12 +184,8 @@ impl MilvusStore {
             let names = concerned.iter().map(|handle| handle.name.clone()).collect();
             let whole = after.is_none();
             let since = leading.complete.filter(|_| whole);
-            leading.pass = Some(Pass::new(names, after, whole.then_some(now), since));
-            leading.concerned = concerned;
-        }
-        for handle in &leading.concerned {
-            // What is listed must be found when its picture is asked for.
-            handle.wrote(now);
+            let began = if whole { Some(self.engine.client.now().await?) } else { None };
+            leading.pass = Some(Pass::new(names, after, began, since));
         }
         let Leading { pass, complete, .. } = &mut *leading;
         let Some(pass) = pass else { return Ok(Vec::new()) };
@@ -206,6 +199,11 @@ impl MilvusStore {
             *complete = Some(began.saturating_sub(before << 18));
         }
         Ok(found)
+    }
+
+    /// Where the picture of an item is that [`Self::stale`] told of last.
+    pub(super) async fn source_of(&self, place: &Place) -> Option<Source> {
+        self.leading.lock().await.pass.as_ref()?.sources.get(place).cloned()
     }
 
     pub(super) async fn hold(&self, held: bool) -> Result<(), StoreError> {

@@ -37,6 +37,7 @@ use tokio::sync::Semaphore;
 pub use self::address::{Address, AddressError, Consistency, IndexKind};
 use self::agreement::Agreement;
 use self::client::{CallError, Client};
+use self::compare::Source;
 use self::engine::{Engine, View, query};
 use self::leading::Leading;
 use self::pictures::{Kind, Pictures};
@@ -45,6 +46,7 @@ use self::registry::{Handle, Registry};
 use self::rows::{Columns, Kept};
 use self::writer::{Close, Writer};
 use super::queue::{Limits, Queue};
+use super::refresh::KeptPicture;
 use super::{
     Answer, CollectionInfo, CollectionName, IndexInfo, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour,
     NewItem, Query, Store, StoreError, StoreStats, Thumbnail, Upserted,
@@ -167,15 +169,10 @@ impl MilvusStore {
     }
 
     /// What is kept of an item's picture, and in which folder.
-    async fn kept(
-        &self,
-        name: &CollectionName,
-        id: &ItemId,
-        view: impl Fn(&Handle) -> View,
-    ) -> Result<Option<(String, Kept)>, StoreError> {
+    async fn kept(&self, name: &CollectionName, id: &ItemId) -> Result<Option<Source>, StoreError> {
         self.is_open()?;
         let expr = expression::ids([id]);
-        let request = |handle: &Handle| query(handle, view(handle), expr.clone(), &rows::KNOWN);
+        let request = |handle: &Handle| query(handle, self.engine.view(handle), expr.clone(), &rows::KNOWN);
         let Some((handle, reply)) = self.engine.read(name, request).await? else { return Ok(None) };
         let columns = Columns::new(reply.fields_data);
         if columns.rows() == 0 {
@@ -202,6 +199,19 @@ impl MilvusStore {
         let (pictures, folder) = (self.engine.pictures.clone(), folder.to_owned());
         let read = tokio::task::spawn_blocking(move || pictures.read(&folder, &id, &kept, kind)).await;
         read.unwrap_or(Err(StoreError::Internal("reading a picture panicked")))
+    }
+
+    /// The file, where it is kept, else the thumbnail.
+    async fn picture_of(
+        &self,
+        id: &ItemId,
+        (folder, kept): Source,
+    ) -> Result<Option<KeptPicture>, StoreError> {
+        let read = |kind| self.picture(&folder, id.clone(), kept, kind);
+        if let Some(original) = read(Kind::Original).await? {
+            return Ok(Some(KeptPicture::Original(original)));
+        }
+        Ok(read(Kind::Thumbnail).await?.map(KeptPicture::Thumbnail))
     }
 
     async fn page(
@@ -344,7 +354,7 @@ impl Store for MilvusStore {
 
     fn thumbnail(&self, collection: CollectionName, id: ItemId) -> Answer<'_, Option<Thumbnail>> {
         async move {
-            let kept = self.kept(&collection, &id, |handle| self.engine.view(handle)).await?;
+            let kept = self.kept(&collection, &id).await?;
             let Some((folder, kept)) = kept else { return Ok(None) };
             Ok(self.picture(&folder, id, kept, Kind::Thumbnail).await?.map(Thumbnail))
         }

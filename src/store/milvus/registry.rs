@@ -47,8 +47,8 @@ pub struct Handle {
     pub pictures: String,
     /// Timestamp of the last write that this process made, or of its start, and when that was.
     written: Mutex<(u64, Instant)>,
-    /// When this process first saw it, if others may have filled it before.
-    seen: Option<Instant>,
+    /// When this process first saw it, or it began to serve, if it may have been filled before.
+    seen: Mutex<Option<Instant>>,
 }
 
 impl Handle {
@@ -76,7 +76,13 @@ impl Handle {
 
     /// Whether it was seen so lately that others' last writes may not be seen by reads that wait for nothing.
     pub fn is_new(&self) -> bool {
-        self.seen.is_some_and(|seen| seen.elapsed() < SETTLED)
+        self.seen.lock().is_some_and(|seen| seen.elapsed() < SETTLED)
+    }
+
+    /// Notes that it is new here at this time of the engine.
+    fn is_seen(&self, timestamp: u64) {
+        self.wrote(timestamp);
+        *self.seen.lock() = Some(Instant::now());
     }
 
     /// Notes a write, or what came after it.
@@ -90,16 +96,39 @@ impl Handle {
 pub struct Registry {
     client: Client,
     pub agreement: Arc<Agreement>,
-    /// When this process began, for Milvus and for itself: what was acknowledged before must be seen too.
-    began: (u64, Instant),
+    /// The generation that serves.
+    entered: Mutex<Entered>,
     /// By Milvus' name or alias.
-    known: Mutex<HashMap<String, (Instant, Arc<Handle>)>>,
+    known: Mutex<HashMap<String, Looked>>,
+}
+
+/// A collection, and when it was looked at, unless it is to be looked at again.
+type Looked = (Option<Instant>, Arc<Handle>);
+
+/// When a generation began to serve here, for Milvus and for this process: what was acknowledged before must be seen.
+struct Entered {
+    generation: u64,
+    at: (u64, Instant),
 }
 
 impl Registry {
     /// `now` is a timestamp of the engine.
     pub fn new(client: Client, agreement: Arc<Agreement>, now: u64) -> Self {
-        Self { client, agreement, began: (now, Instant::now()), known: Mutex::default() }
+        let entered = Entered { generation: agreement.last().serving, at: (now, Instant::now()) };
+        Self { client, agreement, entered: Mutex::new(entered), known: Mutex::default() }
+    }
+
+    /// Notes that another generation serves, before anything of it is read: what was written into it and deleted
+    /// from it before it did must be seen, by whichever process.
+    async fn enter(&self, generation: u64) -> Result<(), StoreError> {
+        let is_other = || self.entered.lock().generation != generation;
+        if generation != self.agreement.last().serving || !is_other() {
+            return Ok(());
+        }
+        let now = self.client.now().await?;
+        *self.entered.lock() = Entered { generation, at: (now, Instant::now()) };
+        self.known.lock().values().for_each(|(_, handle)| handle.is_seen(now));
+        Ok(())
     }
 
     /// The collection of a generation, if it came into being.
@@ -108,26 +137,26 @@ impl Registry {
         generation: u64,
         name: &CollectionName,
     ) -> Result<Option<Arc<Handle>>, StoreError> {
+        self.enter(generation).await?;
         let alias = alias(generation, name);
-        if let Some((at, handle)) = self.known.lock().get(&alias)
+        if let Some((Some(at), handle)) = self.known.lock().get(&alias)
             && at.elapsed() < FRESH
         {
             return Ok(Some(Arc::clone(handle)));
         }
-        let Some((mut handle, _)) = self.describe(alias.clone()).await? else {
+        let Some((handle, _)) = self.describe(alias.clone()).await? else {
             self.known.lock().remove(&alias);
             return Ok(None);
         };
         // What was written into it before it serves must be seen.
         if generation > 0 && self.known.lock().values().all(|(_, old)| old.physical != handle.physical) {
-            handle.wrote(self.client.now().await?);
-            handle.seen = Some(Instant::now());
+            handle.is_seen(self.client.now().await?);
         }
         let mut known = self.known.lock();
         // The same one keeps what is known of this process' writes, under whichever alias.
         let old = known.values().find(|(_, old)| old.physical == handle.physical);
         let handle = old.map_or_else(|| Arc::new(handle), |(_, old)| Arc::clone(old));
-        known.insert(alias, (Instant::now(), Arc::clone(&handle)));
+        known.insert(alias, (Some(Instant::now()), Arc::clone(&handle)));
         Ok(Some(handle))
     }
 
@@ -153,9 +182,11 @@ impl Registry {
         self.known.lock().values().next().map(|(_, handle)| Arc::clone(handle))
     }
 
-    /// Forgets what was learnt of a collection, since a call showed that it is gone.
+    /// Has a collection looked at again, since a call showed that it is another one by now. What was written is
+    /// not forgotten: where it is the same one after all, it must be seen.
     pub fn forget(&self, name: &CollectionName) {
-        self.known.lock().retain(|_, (_, handle)| handle.name != *name);
+        let mut known = self.known.lock();
+        known.values_mut().filter(|(_, handle)| handle.name == *name).for_each(|(at, _)| *at = None);
     }
 
     /// The collection behind a name of Milvus, and its aliases.
@@ -191,8 +222,8 @@ impl Registry {
         }
         let (contract, created) = (label.contract, Timestamp(label.created));
         let pictures = label.pictures.unwrap_or_else(|| schema.name.clone());
-        let written = Mutex::new(self.began);
-        let (physical, seen) = (schema.name, None);
+        let written = Mutex::new(self.entered.lock().at);
+        let (physical, seen) = (schema.name, Mutex::default());
         let handle = Handle { name, physical, contract, dim, created, pictures, written, seen };
         Ok(Some((handle, described.aliases)))
     }
@@ -335,7 +366,10 @@ impl Registry {
         self.client.ask(proto::DropAlias { alias: alias.clone() }).await?;
         aliases.retain(|other| *other != alias);
         if aliases.is_empty() {
+            self.known.lock().retain(|_, (_, known)| known.physical != handle.physical);
             self.client.ask(proto::DropCollection { collection_name: handle.physical }).await?;
+        } else {
+            self.known.lock().remove(&alias);
         }
         Ok(())
     }

@@ -27,8 +27,8 @@ const HAS_ORIGINAL: &str = "has_original";
 
 /// The fields of an item but its vector.
 pub const PLAIN: [&str; 8] = [ID, METADATA, CONTENT_HASH, SEQ, CREATED, UPDATED, HAS_THUMBNAIL, HAS_ORIGINAL];
-/// What tells which state of an item it is, and whether it can be embedded again.
-pub const STATE: [&str; 4] = [ID, SEQ, HAS_THUMBNAIL, HAS_ORIGINAL];
+/// What tells which state of an item it is, and what it can be embedded again from.
+pub const STATE: [&str; 5] = [ID, CONTENT_HASH, SEQ, HAS_THUMBNAIL, HAS_ORIGINAL];
 /// What a write must know of the item before it.
 pub const KNOWN: [&str; 5] = [ID, CONTENT_HASH, CREATED, HAS_THUMBNAIL, HAS_ORIGINAL];
 
@@ -148,6 +148,13 @@ pub struct Kept {
     pub original: bool,
 }
 
+impl Kept {
+    /// Whether it is anything.
+    pub fn is_something(&self) -> bool {
+        self.thumbnail || self.original
+    }
+}
+
 /// Columns of a reply.
 pub struct Columns {
     by_name: HashMap<String, Column>,
@@ -244,10 +251,9 @@ impl Columns {
         Embedding::from_normalised(data.get(row * dim..(row + 1) * dim)?.to_vec()).ok()
     }
 
-    /// The state of a row's item, and whether anything is kept of its picture.
-    pub fn state(&self, row: usize) -> Option<(ItemId, u64, bool)> {
-        let pictured = self.bool(HAS_THUMBNAIL, row)? || self.bool(HAS_ORIGINAL, row)?;
-        Some((self.id(row)?, self.long(SEQ, row)?.cast_unsigned(), pictured))
+    /// The state of a row's item, and what is kept of its picture.
+    pub fn state(&self, row: usize) -> Option<(ItemId, u64, Kept)> {
+        Some((self.id(row)?, self.long(SEQ, row)?.cast_unsigned(), self.kept(row)?))
     }
 
     /// When the item of a row was first written.
