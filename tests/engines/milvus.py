@@ -66,12 +66,18 @@ def quiet_port():
     that very port, be connected to itself, and keep Milvus from it."""
     while True:
         port = random.randrange(20_000, 30_000)
-        with socket.socket() as s:
-            try:
-                s.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                pass
+        if is_free(port):
+            return port
+
+
+def is_free(port):
+    """As Milvus' launcher looks: what is left of connections of a process that died counts as taken for a minute."""
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
 
 
 class Milvus:
@@ -86,6 +92,8 @@ class Milvus:
         return f"milvus://127.0.0.1:{self.port}"
 
     def start(self):
+        # It would take another port, and say so nowhere.
+        until(lambda: is_free(self.port), 90, True)
         # The launcher starts others and ends without them: the group is what is killed.
         log = open(self.folder / "milvus.log", "ab")
         environment = {**os.environ, **SETTINGS}
