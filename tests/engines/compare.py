@@ -37,9 +37,17 @@ def call(method, url, body):
         connections[parts.netloc] = http.client.HTTPConnection(parts.netloc, timeout=120)
     connection = connections[parts.netloc]
     data = None if body is None else json.dumps(body)
-    connection.request(method, parts.path, data, {"content-type": "application/json"})
-    reply = connection.getresponse()
-    text = reply.read()
+    for tries in range(2):
+        try:
+            connection.request(method, parts.path, data, {"content-type": "application/json"})
+            reply = connection.getresponse()
+            text = reply.read()
+            break
+        except (ConnectionError, http.client.BadStatusLine):
+            # The server ends connections that were silent for a while.
+            connection.close()
+            if tries == 1:
+                raise
     assert reply.status in (200, 201), (reply.status, text[:300])
     return json.loads(text)
 
