@@ -39,10 +39,11 @@ impl MilvusStore {
     async fn items_of(
         &self,
         handle: &Handle,
+        view: View,
         ids: &[ItemId],
         fields: &[&str],
     ) -> Result<(Vec<Item>, Vec<Kept>), StoreError> {
-        let request = query(handle, View::STRONG, expression::ids(ids), fields);
+        let request = query(handle, view, expression::ids(ids), fields);
         let Some(reply) = self.engine.ask(request).await? else { return Ok(Default::default()) };
         let columns = Columns::new(reply.fields_data);
         let with_vectors = fields.contains(&rows::VECTOR);
@@ -62,7 +63,7 @@ impl MilvusStore {
         items: Vec<Refreshed>,
     ) -> Result<u64, StoreError> {
         let ids: Vec<ItemId> = items.iter().map(|item| item.id.clone()).collect();
-        let (there, kept) = self.items_of(serving, &ids, &rows::PLAIN).await?;
+        let (there, kept) = self.items_of(serving, View::STRONG, &ids, &rows::PLAIN).await?;
         let there: HashMap<ItemId, (Item, Kept)> =
             there.into_iter().zip(kept).map(|(item, kept)| (item.id.clone(), (item, kept))).collect();
         let mut made = Vec::with_capacity(items.len());
@@ -135,7 +136,9 @@ impl MilvusStore {
         k: usize,
         sample: usize,
     ) -> Result<Vec<f64>, StoreError> {
-        let mut request = query(spare, View::STRONG, "id > \"\"".to_owned(), &[rows::ID]);
+        // One moment for all: only the first read waits until the engine has seen what was written before it.
+        let view = View::since(Some(self.engine.client.now().await?));
+        let mut request = query(spare, view, "id > \"\"".to_owned(), &[rows::ID]);
         request.query_params.push(Pair::new("limit", SAMPLED));
         let columns = Columns::new(self.engine.client.ask(request).await?.fields_data);
         let mut ids: Vec<ItemId> = (0..columns.rows()).filter_map(|row| columns.id(row)).collect();
@@ -146,14 +149,14 @@ impl MilvusStore {
         fields.push(rows::VECTOR);
         let mut overlaps = Vec::with_capacity(ids.len());
         for ids in ids.chunks(VECTORS) {
-            let (before, _) = self.items_of(serving, ids, &fields).await?;
-            let (after, _) = self.items_of(spare, ids, &fields).await?;
+            let (before, _) = self.items_of(serving, view, ids, &fields).await?;
+            let (after, _) = self.items_of(spare, view, ids, &fields).await?;
             let after: HashMap<ItemId, Item> =
                 after.into_iter().map(|item| (item.id.clone(), item)).collect();
             for old in before {
                 let Some(new) = after.get(&old.id) else { continue };
-                let before = self.near(serving, &old, k).await?;
-                let after = self.near(spare, new, k).await?;
+                let before = self.near((serving, view), &old, k).await?;
+                let after = self.near((spare, view), new, k).await?;
                 let common = before.iter().filter(|id| after.contains(id)).count();
                 overlaps.push(common as f64 / before.len().max(after.len()).max(1) as f64);
             }
@@ -161,11 +164,16 @@ impl MilvusStore {
         Ok(overlaps)
     }
 
-    async fn near(&self, handle: &Handle, item: &Item, k: usize) -> Result<Vec<ItemId>, StoreError> {
+    async fn near(
+        &self,
+        (handle, view): (&Handle, View),
+        item: &Item,
+        k: usize,
+    ) -> Result<Vec<ItemId>, StoreError> {
         let Some(vector) = item.vector.clone() else { return Ok(Vec::new()) };
         let (contract, exclude) = (item.contract, vec![item.id.clone()]);
         let query =
             Query { vector, contract, k, filter: None, exclude, min_score: None, with_vectors: false };
-        Ok(self.nearest_in(handle, View::STRONG, &query).await?.into_iter().map(|near| near.id).collect())
+        Ok(self.nearest_in(handle, view, &query).await?.into_iter().map(|near| near.id).collect())
     }
 }
