@@ -152,7 +152,8 @@ async fn the_encoder_changes_under_load_and_back() {
 
     let begun = admin(&server.client, &server.url, &format!("/models/{sibling}/activate")).await;
     assert!(matches!(begun.status().as_u16(), 200 | 202), "{}", begun.text().await.unwrap());
-    server.client.delete(server.at(&format!("/items/{}", gone.0))).send().await.unwrap();
+    let deleted = server.client.delete(server.at(&format!("/items/{}", gone.0))).send().await.unwrap();
+    assert_eq!(deleted.status(), 204, "{}", deleted.text().await.unwrap());
     let done = until_done(&server.client, &server.url).await;
     assert_eq!(done["state"], "done", "{done}");
     assert!(done["from_thumbnails"].as_u64().unwrap() >= pictures.len() as u64 - 1, "{done}");
