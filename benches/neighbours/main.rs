@@ -3,6 +3,8 @@
 //! `benches/neighbours/run.py` runs it beside faiss and hnswlib. Alone: `cargo bench --bench neighbours -- BASE.npy
 //! QUERIES.npy THREADS` (float32, C order), or what [`stored`] says; each line of the output is a JSON object.
 
+mod npy;
+mod process;
 mod stored;
 
 use std::sync::atomic::AtomicBool;
@@ -12,6 +14,9 @@ use latentd::store::index::{CollectionIndex, IndexOptions};
 use latentd::store::{Filter, IndexChoice, ItemId, Metadata, Neighbour, Query};
 use latentd_model::{Contract, Embedding};
 use serde_json::json;
+
+use npy::rows;
+use process::{cpu_seconds, resident};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -100,39 +105,4 @@ fn recall(found: &[Vec<Neighbour>], truth: &[Vec<Neighbour>]) -> f64 {
     };
     let all: usize = truth.iter().map(Vec::len).sum();
     found.iter().zip(truth).map(hits).sum::<usize>() as f64 / all as f64
-}
-
-/// Length and rows of a file of numpy's, read row by row, so that large ones fit.
-fn rows(path: &str) -> Result<(usize, impl IntoIterator<Item = Vec<f32>>), Failure> {
-    use std::io::Read;
-    let mut file = std::io::BufReader::new(std::fs::File::open(path)?);
-    let mut start = [0; 10];
-    file.read_exact(&mut start)?;
-    let mut header = vec![0; usize::from(u16::from_le_bytes([start[8], start[9]]))];
-    file.read_exact(&mut header)?;
-    let header = String::from_utf8_lossy(&header).into_owned();
-    let shape = header.split_once("'shape': (").ok_or("no shape")?.1;
-    let dim: usize = shape.split([',', ')']).nth(1).ok_or("no second dimension")?.trim().parse()?;
-    let mut bytes = vec![0; dim * 4];
-    let row = std::iter::from_fn(move || {
-        file.read_exact(&mut bytes).ok()?;
-        Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-    });
-    Ok((dim, row))
-}
-
-/// KiB of memory of this process, on Linux.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// Seconds of CPU of this process, on Linux.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: Vec<f64> = after.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // utime and stime are the 14th and 15th field; the state, which is no number, is gone with the name.
-    (ticks.get(10).unwrap_or(&0.0) + ticks.get(11).unwrap_or(&0.0)) / 100.0
 }

@@ -17,7 +17,9 @@ use latentd::store::{
 use latentd_model::{Contract, Embedding};
 use serde_json::json;
 
-use crate::{Failure, ask, cpu_seconds, resident, rows};
+use crate::npy::{floats, rows};
+use crate::process::{cpu_seconds, resident};
+use crate::{Failure, ask};
 
 /// Items of one write.
 const TOGETHER: usize = 4096;
@@ -124,11 +126,6 @@ async fn open(options: EmbeddedOptions, base: &str, queries: &str, worst: &str) 
     );
     store.close().await?;
     Ok(())
-}
-
-fn floats(npy: &[u8]) -> Vec<f32> {
-    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
-    npy[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// The vectors of the file, read one by one.

@@ -4,12 +4,18 @@
 //! `benches/neighbours/run.py --engines hnsw_rs,usearch,hannoy` builds and runs it beside the other engines:
 //! `neighbours-crates ENGINE BASE.npy QUERIES.npy WORST.npy THREADS`; each line of the output is a JSON object.
 
+#[path = "../../npy.rs"]
+mod npy;
+#[path = "../../process.rs"]
+mod process;
+
 use std::error::Error;
 use std::fs;
 use std::time::Instant;
 
 use hannoy::distances::Cosine;
 use hnsw_rs::prelude::{DistDot, Hnsw};
+use process::{cpu_seconds, resident};
 use rand::SeedableRng;
 use rayon::prelude::*;
 use serde_json::json;
@@ -31,13 +37,8 @@ struct Rows {
 impl Rows {
     /// A file of numpy's, float32 in C order.
     fn read(path: &str) -> Result<Self, Failure> {
-        let bytes = fs::read(path)?;
-        let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-        let text = String::from_utf8_lossy(&bytes[10..10 + header]).into_owned();
-        let shape = text.split_once("'shape': (").ok_or("no shape")?.1;
-        let dim = shape.split([',', ')']).nth(1).and_then(|dim| dim.trim().parse().ok()).unwrap_or(1);
-        let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        Ok(Self { dim, numbers: bytes[10 + header..].chunks_exact(4).map(number).collect() })
+        let (dim, rows) = npy::rows(path)?;
+        Ok(Self { dim, numbers: rows.into_iter().flatten().collect() })
     }
 
     fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
@@ -132,7 +133,7 @@ fn main() -> Result<(), Failure> {
         return Err("ENGINE BASE.npy QUERIES.npy WORST.npy THREADS".into());
     };
     rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build_global()?;
-    let (base, queries, worst) = (Rows::read(base)?, Rows::read(queries)?, Rows::read(worst)?);
+    let (base, queries, worst) = (Rows::read(base)?, Rows::read(queries)?, npy::floats(&fs::read(worst)?));
     let (before, began, cpu) = (resident(), Instant::now(), cpu_seconds());
     let graph = match engine.as_str() {
         "hnsw_rs" => hnsw_rs(&base)?,
@@ -155,24 +156,9 @@ fn main() -> Result<(), Failure> {
             let score = |n: usize| base.row(n).iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
             found.iter().filter(|&&n| score(n) >= worst - 1e-6).count()
         };
-        let hits: usize = queries.rows().zip(found.iter().zip(&worst.numbers)).map(near).sum();
+        let hits: usize = queries.rows().zip(found.iter().zip(&worst)).map(near).sum();
         let recall = hits as f64 / (K * queries.rows().len()) as f64;
         println!("{}", json!({ "engine": engine, "ef": ef, "qps": qps, "recall": recall }));
     }
     Ok(())
-}
-
-/// KiB of memory of this process, on Linux.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// Seconds of CPU of this process, on Linux.
-fn cpu_seconds() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: Vec<f64> = after.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    (ticks.get(10).unwrap_or(&0.0) + ticks.get(11).unwrap_or(&0.0)) / 100.0
 }
