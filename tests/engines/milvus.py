@@ -5,7 +5,7 @@
     python3 tests/engines/milvus.py --no-changes  # as CI does
     python3 tests/engines/milvus.py --suite       # only the suite
     python3 tests/engines/milvus.py --rounds 5    # so many deaths
-    python3 tests/engines/milvus.py --keep     # only starts the engine, and says where, until Ctrl-C
+    python3 tests/engines/milvus.py --keep        # only starts the engine, and says where, until Ctrl-C
 
 Milvus comes from PyPI (milvus 2.3.5: the server in one process) into target/milvus-venv, and runs in a scratch
 folder and a process group of its own. The suite is `cargo test --workspace --test it` with STORE_TEST_URL: the same tests that

@@ -83,7 +83,7 @@ pub async fn until_done(client: &reqwest::Client, url: &str) -> Value {
         if !matches!(progress["state"].as_str(), Some("embedding" | "switching")) {
             return progress;
         }
-        assert!(began.elapsed() < Duration::from_secs(120), "{progress}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{progress}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -126,8 +126,10 @@ impl Registry {
             return Ok(());
         }
         let now = self.client.now().await?;
-        *self.entered.lock() = Entered { generation, at: (now, Instant::now()) };
+        // Held until all collections know: whoever finds it entered reads by what they say.
+        let mut entered = self.entered.lock();
         self.known.lock().values().for_each(|(_, handle)| handle.is_seen(now));
+        *entered = Entered { generation, at: (now, Instant::now()) };
         Ok(())
     }
 

@@ -260,7 +260,7 @@ impl Writer {
     }
 
     async fn delete_pictures(&self, handle: &Handle, mut gone: Vec<(ItemId, Kept, Option<Kept>)>) {
-        gone.retain(|(_, kept, _)| kept.thumbnail || kept.original);
+        gone.retain(|(_, kept, _)| kept.is_something());
         if gone.is_empty() {
             return;
         }
