@@ -34,7 +34,7 @@ pub struct ItemBody {
     #[serde(default)]
     pub url: Option<String>,
     /// A vector, in place of a picture.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "stored::components")]
     pub vector: Option<Vec<f32>>,
     /// The contract of the encoder that made the vector.
     #[serde(default)]

@@ -66,6 +66,7 @@ pub struct SearchBody {
     /// One picture in the form that /embed takes.
     pub(super) inputs: Option<Vec<SearchInput>>,
     /// A vector.
+    #[serde(default, deserialize_with = "stored::components")]
     pub(super) vector: Option<Vec<f32>>,
     /// The contract of the encoder that made the vector.
     #[schema(value_type = Option<String>)]
@@ -109,6 +110,7 @@ pub struct SearchExample {
     /// Where to fetch a picture file from; see the inputs of /embed.
     pub(super) url: Option<String>,
     /// A vector of the encoder that `contract` names.
+    #[serde(default, deserialize_with = "stored::components")]
     pub(super) vector: Option<Vec<f32>>,
 }
 

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use latentd_model::{Contract, Embedding};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -116,6 +116,25 @@ pub fn vector(values: Vec<f32>, contract: Option<Contract>) -> Result<(Embedding
     let vector = already.or_else(|_| Embedding::from_unnormalised(values));
     let vector = vector.map_err(|error| ItemError::new("invalid_vector", error.to_string()))?;
     Ok((vector, contract))
+}
+
+/// The numbers of a vector in JSON, each rounded to f32: one that f32 cannot hold becomes infinite, so that it is
+/// refused as that item's vector and does not break the JSON around it.
+///
+/// # Errors
+/// When there are no numbers.
+pub fn components<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error> {
+    struct Component(f32);
+
+    impl<'de> Deserialize<'de> for Component {
+        #[expect(clippy::cast_possible_truncation, reason = "rounded, as the vector's precision is")]
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Self(f64::deserialize(deserializer)? as f32))
+        }
+    }
+
+    let numbers = Option::<Vec<Component>>::deserialize(deserializer)?;
+    Ok(numbers.map(|numbers| numbers.into_iter().map(|Component(number)| number).collect()))
 }
 
 /// What a reply holds beside ids: `vector`, `metadata`.

@@ -211,6 +211,16 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn numbers_survive_any_number_of_round_trips() {
+        for text in
+            ["2222222222222262222222221", "0.1", "-0", "1e-320", "9007199254740993", "5.9604644775390627e-8"]
+        {
+            let first = Metadata::from_json(&format!(r#"{{"a":{text}}}"#)).unwrap();
+            assert_eq!(Metadata::from_json(first.as_str()).unwrap(), first, "{text}");
+        }
+    }
+
+    #[test]
     fn metadata_has_bounds() {
         assert_eq!(
             Metadata::from_json(" { \"b\" : 1, \"a\" : [ ] } ").unwrap().as_str(),
