@@ -11,7 +11,7 @@ use crate::fair::{FairQueue, Flow};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Runs tasks on its threads. What waits must be bounded by whoever hands it in.
+/// Runs tasks on its threads, pictures' decoding whole. What waits must be bounded by whoever hands it in.
 pub struct Pool {
     shared: Arc<Shared>,
     threads: usize,
@@ -78,6 +78,8 @@ impl Drop for Pool {
 }
 
 fn work(shared: &Shared) {
+    // There are as many threads as cores: whatever one of them decodes would wait for another core in vain.
+    latentd_model::decode_alone();
     while let Some(task) = next(shared) {
         if catch_unwind(AssertUnwindSafe(task)).is_err() {
             tracing::error!("a task of the pool panicked");

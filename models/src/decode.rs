@@ -1,5 +1,6 @@
 //! Decode: the bytes of a picture file become pixels.
 
+mod alone;
 mod colour;
 mod convert;
 mod decoding;
@@ -12,6 +13,7 @@ mod sniff;
 use bytes::Bytes;
 
 use crate::pixels::Pixels;
+pub use alone::decode_alone;
 pub use decoding::{Colour, Decoding};
 pub use extent::{Extent, Part};
 pub use sniff::{ImageKind, sniff};

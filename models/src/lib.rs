@@ -32,7 +32,9 @@ pub use artefact::{
 };
 pub use compare::{CompareError, Comparison, PictureChange, compare};
 pub use contract::Contract;
-pub use decode::{Colour, DecodeError, DecodeLimits, Decoding, ImageBytes, ImageKind, decode, sniff};
+pub use decode::{
+    Colour, DecodeError, DecodeLimits, Decoding, ImageBytes, ImageKind, decode, decode_alone, sniff,
+};
 pub use distribution::{Distribution, DistributionError};
 pub use embedding::{Embedding, EmbeddingError};
 pub use encoder::{Device, Encoder, EncoderError, GraphShape, SessionOptions, WarmRun};

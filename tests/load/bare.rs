@@ -48,6 +48,7 @@ fn main() {
     let address = std::env::args().nth(2).unwrap();
     // As many threads for pictures as cores: more only take turns.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.on_thread_start(latentd_model::decode_alone);
     runtime.max_blocking_threads(cores).enable_all().build().unwrap().block_on(async {
         let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
         axum::serve(listener, routes).await.unwrap();

@@ -173,6 +173,7 @@ fn in_process(artefact: &Artefact, picture: &[u8], seconds: f64, decoding: bool)
         let work = |mut encoder: Encoder| {
             let (stop, prepare) = (&stop, &prepare);
             scope.spawn(move || {
+                latentd_model::decode_alone();
                 let mut pixels = [prepare()];
                 let mut took = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
