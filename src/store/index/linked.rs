@@ -82,10 +82,21 @@ impl CollectionIndex {
     }
 
     fn go_on(&self, linked: &Linked, stop: &AtomicBool) -> bool {
-        let (rows, dead, free, all) = {
-            let mut places = self.places.lock();
-            (places.claim(TOGETHER), places.dead(), places.free(), places.rows())
+        let (dead, free, all) = {
+            let places = self.places.lock();
+            (places.dead(), places.free(), places.rows())
         };
+        let nodes = all - free;
+        // First what must not wait until writes pause.
+        if linked.unseen.load(Ordering::Relaxed) * 4 > nodes {
+            self.look_for_unled(linked);
+            return true;
+        }
+        if dead * 100 > all * MOST_DEAD * 2 {
+            self.bury(linked);
+            return true;
+        }
+        let rows = self.places.lock().claim(TOGETHER);
         if !rows.is_empty() {
             self.link(linked, &rows);
             return true;
@@ -99,21 +110,21 @@ impl CollectionIndex {
             self.bury(linked);
             return true;
         }
-        let nodes = all - free;
-        if linked.unseen.load(Ordering::Relaxed) * 4 > nodes {
-            linked.unseen.store(0, Ordering::Relaxed);
-            let live: Vec<u32> =
-                self.places.lock().dead_and_live().1.into_iter().map(|row| row as u32).collect();
-            let adopted = linked.graph.adopt(&live);
-            tracing::debug!(nodes = live.len(), adopted, "graph checked");
-            return true;
-        }
         if nodes > linked.tuned_at.load(Ordering::Relaxed) * 3 / 2 && !stop.load(Ordering::Relaxed) {
             linked.tuned_at.store(nodes, Ordering::Relaxed);
             self.tune(linked);
             return true;
         }
         false
+    }
+
+    /// Sees to it that a way leads to every item's node.
+    fn look_for_unled(&self, linked: &Linked) {
+        linked.unseen.store(0, Ordering::Relaxed);
+        let (_, live) = self.places.lock().dead_and_live();
+        let live: Vec<u32> = live.into_iter().map(|row| row as u32).collect();
+        let adopted = linked.graph.adopt(&live);
+        tracing::debug!(nodes = live.len(), adopted, "graph checked");
     }
 
     /// Begins with a graph; until it leads to an item, that is found by scanning.

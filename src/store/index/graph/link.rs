@@ -3,7 +3,7 @@
 use super::nodes::{M, M0, NONE, Nodes};
 use super::probe::Probe;
 use super::walk::{Hit, Walker};
-use super::{EF_ABOVE, EF_BUILD, Entry, Graph};
+use super::{EF_BUILD, Entry, Graph};
 
 /// What linking needs of memory, used again for the next node.
 pub struct Linker {
@@ -91,11 +91,7 @@ impl Graph {
         let entry = self.entry.get();
         let mut probe = Probe::new(self.dim(), self.level());
         nodes.aim(&mut probe, row);
-        let mut starts = vec![entry.row];
-        for layer in (top + 1..=entry.top).rev() {
-            linker.walker.walk(&nodes, &probe, &starts, layer, if layer == 1 { EF_ABOVE } else { 1 });
-            starts = linker.walker.found.iter().map(|hit| hit.row()).collect();
-        }
+        let mut starts = entry.descend(&nodes, &probe, top, &mut linker.walker);
         for layer in (0..=top.min(entry.top)).rev() {
             linker.walker.walk(&nodes, &probe, &starts, layer, EF_BUILD);
             starts = linker.walker.found.iter().map(|hit| hit.row()).collect();

@@ -41,6 +41,19 @@ struct Entry {
     top: usize,
 }
 
+impl Entry {
+    /// Where a walk of `layer` begins: what those of the layers above find.
+    fn descend(self, nodes: &Nodes, probe: &Probe, layer: usize, walker: &mut Walker) -> Vec<u32> {
+        let mut starts = vec![self.row];
+        for above in (layer + 1..=self.top).rev() {
+            walker.walk(nodes, probe, &starts, above, if above == 1 { EF_ABOVE } else { 1 });
+            starts.clear();
+            starts.extend(walker.found.iter().map(|hit| hit.row()));
+        }
+        starts
+    }
+}
+
 /// The entry, shared.
 struct SharedEntry(AtomicU64);
 
@@ -122,13 +135,8 @@ impl Graph {
             let nodes = self.nodes.read();
             // Under the lock, because a row may be freed only without it.
             let entry = self.entry.get();
-            let mut starts = vec![entry.row];
-            for layer in (1..=entry.top).rev() {
-                walker.walk(&nodes, &probe, &starts, layer, if layer == 1 { EF_ABOVE } else { 1 });
-                starts.clear();
-                starts.extend(walker.found.iter().map(|hit| hit.row()));
-            }
             if entry.row != NONE {
+                let starts = entry.descend(&nodes, &probe, 0, walker);
                 walker.walk(&nodes, &probe, &starts, 0, ef);
             }
             std::mem::take(&mut walker.found)
