@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """The acceptance suite on a real Milvus, and its death and return under load.
 
-    python3 tests/engines/milvus.py               # the suite, changes of the encoder, a death
-    python3 tests/engines/milvus.py --no-changes  # as CI does
-    python3 tests/engines/milvus.py --suite       # only the suite
-    python3 tests/engines/milvus.py --rounds 5    # so many deaths
-    python3 tests/engines/milvus.py --keep        # only starts the engine, and says where, until Ctrl-C
+    python3 tests/engines/milvus.py             # the suite and a death, as CI does
+    python3 tests/engines/milvus.py --suite     # only the suite
+    python3 tests/engines/milvus.py --rounds 5  # so many deaths
+    python3 tests/engines/milvus.py --keep      # only starts the engine, and says where, until Ctrl-C
 
 Milvus comes from PyPI (milvus 2.3.5: the server in one process) into target/milvus-venv, and runs in a scratch
 folder and a process group of its own. The suite is `cargo test --workspace --test it` with STORE_TEST_URL: the same tests that
@@ -34,9 +33,10 @@ from serving import ROOT, TARGET, serve  # noqa: E402
 
 PACKAGES = ["milvus==2.3.5", "setuptools<81"]
 # What runs on every engine, and what only a distributed one has.
-TESTS = ["acceptance::", "generations::", "milvus::", "items::", "search::", "similar::", "encodings::"]
-# Changes of the encoder: not part of CI.
-CHANGES = ["refresh::", "milvus_change::"]
+TESTS = [
+    "acceptance::", "generations::", "milvus::", "items::", "search::", "similar::", "encodings::",
+    "refresh::", "milvus_change::",
+]  # fmt: skip
 # Milvus reads its settings from the environment too.
 SETTINGS = {
     # Every test has a database of its own.
@@ -248,9 +248,9 @@ def check(urls, writers):
                 assert there == ([] if found is None else [found]), f"{key}: search tells {there}, not {found}"
 
 
-def suite(milvus, tests):
+def suite(milvus):
     environment = {**os.environ, "STORE_TEST_URL": milvus.url}
-    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "it", "--", *tests]
+    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "it", "--", *TESTS]
     subprocess.run([*command, "--test-threads", "4"], cwd=ROOT, env=environment, check=True)
 
 
@@ -264,10 +264,8 @@ def main():
         print(f"Milvus answers at {milvus.url} after {time.time() - began:.0f} s", flush=True)
         if "--keep" in sys.argv:
             signal.pause()
-        suite(milvus, TESTS)
+        suite(milvus)
         if "--suite" not in sys.argv:
-            if "--no-changes" not in sys.argv:
-                suite(milvus, CHANGES)
             rounds = int(sys.argv[sys.argv.index("--rounds") + 1]) if "--rounds" in sys.argv else 1
             death_and_return(milvus, rounds, scratch)
         print(f"the distributed engine passed in {time.time() - began:.0f} s")
