@@ -1,12 +1,10 @@
 //! Preprocess: how a picture file of any size becomes pixels of the encoder's height and width.
 
-use std::cell::RefCell;
+mod resample;
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
+use self::resample::{Window, crop, pixels, resample, resize};
 use crate::decode::{DecodeError, DecodeLimits, Decoding, Extent, decode_as};
 use crate::pixels::Pixels;
 
@@ -206,8 +204,12 @@ impl Preprocess {
             let strip = crop(picture, height.min(longest), width.min(longest))?;
             return self.center_crop(&strip, Extent::of(&strip));
         }
-        let (height, width) = self.resized(height, width);
-        crop(&resize(picture, extent, height, width, self.filter)?, self.height, self.width)
+        let whole = self.resized(height, width);
+        if extent == Extent::of(picture) && whole == (picture.height(), picture.width()) {
+            return crop(picture, self.height, self.width);
+        }
+        let window = Window::centred(whole, (self.height, self.width));
+        resample(picture, extent, whole, window, self.filter)
     }
 
     fn fit_pad(&self, picture: &Pixels, extent: Extent) -> Result<Pixels, PreprocessError> {
@@ -224,7 +226,7 @@ impl Preprocess {
             let at = (top + y) * target_row + left * 3;
             data[at..at + row].copy_from_slice(pixels);
         }
-        whole(picture, self.height, self.width, data)
+        pixels(picture, self.height, self.width, data)
     }
 }
 
@@ -236,74 +238,6 @@ fn divide_rounded(numerator: u64, denominator: u64) -> u64 {
     let (quotient, rest) = (numerator / denominator, numerator % denominator);
     let up = rest * 2 > denominator || (rest * 2 == denominator && quotient % 2 == 1);
     quotient + u64::from(up)
-}
-
-/// The middle of a picture, at most its own size; offsets as torchvision's `CenterCrop`.
-fn crop(picture: &Pixels, height: u32, width: u32) -> Result<Pixels, PreprocessError> {
-    if (height, width) == (picture.height(), picture.width()) {
-        return Ok(picture.clone());
-    }
-    let top = divide_rounded(u64::from(picture.height() - height), 2) as usize;
-    let left = divide_rounded(u64::from(picture.width() - width), 2) as usize;
-    let row = picture.width() as usize * 3;
-    let kept = left * 3..(left + width as usize) * 3;
-    let data = picture
-        .as_bytes()
-        .chunks_exact(row)
-        .skip(top)
-        .take(height as usize)
-        .flat_map(|pixels| &pixels[kept.clone()])
-        .copied()
-        .collect();
-    whole(picture, height, width, data)
-}
-
-fn whole(picture: &Pixels, height: u32, width: u32, data: Vec<u8>) -> Result<Pixels, PreprocessError> {
-    Pixels::new(height, width, data).map_err(|e| refuse(picture, &e))
-}
-
-fn refuse(picture: &Pixels, reason: &dyn std::fmt::Display) -> PreprocessError {
-    PreprocessError::Resize { width: picture.width(), height: picture.height(), reason: reason.to_string() }
-}
-
-thread_local! {
-    /// Keeps the buffer between the two passes from one picture to the next.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
-}
-
-/// Pillow's `Image.resize` with an antialiased filter, of the part that is the picture.
-pub(crate) fn resize(
-    picture: &Pixels,
-    extent: Extent,
-    height: u32,
-    width: u32,
-    filter: Filter,
-) -> Result<Pixels, PreprocessError> {
-    if extent == Extent::of(picture) && (height, width) == (picture.height(), picture.width()) {
-        return Ok(picture.clone());
-    }
-    let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_bytes())
-        .map_err(|e| refuse(picture, &e))?;
-    let mut data = vec![0u8; height as usize * width as usize * 3];
-    let mut target =
-        TypedImage::<U8x3>::from_buffer(width, height, &mut data).map_err(|e| refuse(picture, &e))?;
-    let filter = match filter {
-        Filter::Bilinear => FilterType::Bilinear,
-        // Keys' cubic with a = -0.5, which Pillow calls bicubic.
-        Filter::Bicubic => FilterType::CatmullRom,
-    };
-    // Eighths of a pixel, so that the sums are exact: a box that ends beyond the pixels by rounding is refused, or worse.
-    let part = extent.part();
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
-        part.left,
-        part.top,
-        part.width,
-        part.height,
-    );
-    RESIZER
-        .with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, &options))
-        .map_err(|e| refuse(picture, &e))?;
-    whole(picture, height, width, data)
 }
 
 #[cfg(test)]

@@ -48,6 +48,30 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn what_is_cut_off_need_not_be_made(
+        filter in prop::sample::select(vec![Filter::Bilinear, Filter::Bicubic]),
+        (side, more) in (1u32..40, 0u32..8),
+        (height, width) in (1u32..300, 1u32..300),
+    ) {
+        let cut = Preprocess {
+            policy: ResizePolicy::ShortestEdgeCenterCrop,
+            resize_shortest: Some(side + more),
+            ..Preprocess::squash(side, side, filter)
+        };
+        let picture = gradient(height, width);
+        prop_assume!(height.max(width) <= height.min(width) * MAX_ASPECT);
+        let (whole_height, whole_width) = cut.resized(height, width);
+        let whole = Preprocess::squash(whole_height, whole_width, filter).apply(&picture).unwrap();
+        let (found, expected) = (cut.apply(&picture).unwrap(), crop(&whole, side, side).unwrap());
+        prop_assert_eq!((found.height(), found.width()), (side, side));
+        // The resampler's weights are integers, of more bits where no pixel lies at the picture's edge.
+        let near = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= 2;
+        prop_assert!(found.as_bytes().iter().zip(expected.as_bytes()).all(near));
+    }
+}
+
 #[test]
 fn a_picture_of_the_right_size_is_unchanged() {
     let picture = gradient(24, 32);
