@@ -9,9 +9,9 @@ thread_local! {
 /// Keeps what the calling thread decodes on this thread from now on, for its whole life.
 ///
 /// A JPEG that is decoded at a fraction of its size is handed to rayon in parts. On a thread that rayon does not know
-/// these go to the threads of its global pool, and the picture waits for those to get a core, which other pictures have:
-/// with as many threads decoding as there are cores 0.6 as many pictures a second were decoded. So a thread of
-/// which there is one a core calls this first. Anything else that it hands to rayon stays on it as well.
+/// these go to the threads of its global pool, and the picture waits for those to get a core, which other pictures have
+/// (`cargo bench --bench preprocess` tells what that costs). So a thread of which there is one a core calls this first.
+/// Anything else that it hands to rayon stays on it as well.
 ///
 /// Does nothing on a thread of rayon's own. What rayon keeps of the thread (a few KB) outlives it.
 pub fn decode_alone() {

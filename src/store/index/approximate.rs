@@ -1,5 +1,6 @@
 //! Searching through the graph: rows that it says are near, compared exactly.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,7 @@ use super::graph::scatter;
 use super::linked::Linked;
 use super::segment::{Prepared, Rest, SEGMENT_ROWS, Segment, score_of};
 use super::top::{Bar, Top, merge};
-use crate::store::{Neighbour, Query};
+use crate::store::{ItemId, Neighbour, Query};
 
 /// Rows on which the share of a filter is estimated.
 const SAMPLE: usize = 1024;
@@ -31,6 +32,8 @@ impl CollectionIndex {
         let waiting = linked.waiting();
         let concerned: Vec<_> = waiting.iter().filter_map(|&at| segments.get(at).cloned()).collect();
         let mut found = self.scan(&concerned, prepared, &bar, Rest::Waiting);
+        // What was linked between the scan and the walk is found by both, and is still one.
+        let scanned: HashSet<ItemId> = found.iter().map(|neighbour| neighbour.id.clone()).collect();
         let want = (query.k + query.exclude.len()).min(self.len());
         let share = if query.filter.is_some() { self.share(&segments, prepared) } else { 1.0 };
         let mut ef = self.walk_length(want, share);
@@ -47,7 +50,10 @@ impl CollectionIndex {
             for hit in &near {
                 let (row, rough) = (hit.row() as usize, || score_of(hit.similarity()));
                 let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
-                counted += usize::from(segment.read().offer(row % SEGMENT_ROWS, prepared, &mut top, rough));
+                let (segment, at) = (segment.read(), row % SEGMENT_ROWS);
+                let counts = segment.offer(at, prepared, &mut top, rough);
+                counted +=
+                    usize::from(counts && segment.row(at).is_none_or(|row| !scanned.contains(&row.id)));
                 if counted == enough {
                     break;
                 }

@@ -191,6 +191,31 @@ fn searches_writes_and_linking_run_together() {
 }
 
 #[test]
+fn who_asks_for_all_gets_all_while_they_are_linked() {
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    // Equal vectors, among which a graph leads to some by nothing.
+    let vectors = clustered(&mut rng, 5, 16, 5);
+    for _ in 0..20 {
+        let index = empty(16);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _ending = Ending(&done);
+            scope.spawn(|| {
+                let go_on = AtomicBool::new(false);
+                while !done.load(Ordering::Relaxed) {
+                    index.tend(&go_on);
+                }
+            });
+            for n in 0..300 {
+                put(&index, n, &vectors[n % 5]);
+                let found = index.search(&query(&vectors[0], 1000)).len();
+                assert_eq!(found, n + 1);
+            }
+        });
+    }
+}
+
+#[test]
 fn a_frozen_graph_leads_to_what_was_there_and_only_the_rest_is_linked() {
     let mut rng = ChaCha8Rng::seed_from_u64(16);
     let mut vectors = clustered(&mut rng, 3000, 16, 10);

@@ -134,8 +134,16 @@ impl Graph {
             nodes.aim(&mut probe, row);
             let starts = entry.descend(&nodes, &probe, 0, &mut walker);
             walker.walk(&nodes, &probe, &starts, 0, EF_BUILD);
-            let parents = walker.found.iter().map(|hit| hit.row()).filter(|&parent| reached.has(parent));
-            if parents.chain([entry.row]).any(|parent| self.take_in(&nodes, parent, row, &led)) {
+            let near = walker.found.iter().map(|hit| hit.row()).filter(|&parent| reached.has(parent));
+            let parents: Vec<u32> = near.chain([entry.row]).collect();
+            // First one that need give up nobody for it.
+            let adds = |&parent: &u32| {
+                let _lock = self.lock(parent);
+                nodes.add(parent, 0, row)
+            };
+            if parents.iter().any(adds)
+                || parents.iter().any(|&parent| self.give_up_for(&nodes, parent, row, &led))
+            {
                 reached.spread(&nodes, row);
                 adopted += 1;
             }
@@ -143,12 +151,9 @@ impl Graph {
         adopted
     }
 
-    /// Links `parent` to `row`, in place of its last neighbour that others lead to as well where there is no room.
-    fn take_in(&self, nodes: &Nodes, parent: u32, row: u32, led: &[AtomicU32]) -> bool {
+    /// Links `parent` to `row` in place of its last neighbour that others lead to as well.
+    fn give_up_for(&self, nodes: &Nodes, parent: u32, row: u32, led: &[AtomicU32]) -> bool {
         let _lock = self.lock(parent);
-        if nodes.add(parent, 0, row) {
-            return true;
-        }
         let mut spare = None;
         nodes.neighbours(parent, 0, |other| {
             if led[other as usize].load(Relaxed) > 1 {
