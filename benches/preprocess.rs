@@ -34,13 +34,12 @@ fn main() -> Outcome {
     );
     println!("| picture | side | reducing gap | decode | decode and resize | `image` crate | ratio |");
     println!("|---|---|---|---|---|---|---|");
-    for picture in &pictures {
-        let file = std::fs::read(picture)?;
+    let files = pictures.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
+    for (picture, file) in pictures.iter().zip(&files) {
         for (side, reducing_gap) in [(32, Some(2)), (224, None), (224, Some(2))] {
-            row(&picture.file_name().unwrap_or_default().to_string_lossy(), &file, side, reducing_gap)?;
+            row(&picture.file_name().unwrap_or_default().to_string_lossy(), file, side, reducing_gap)?;
         }
     }
-    let files = pictures.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     println!("\npictures a second, a thread a core, reducing gap 2");
     println!("| side | each thread alone | with rayon's threads | ratio |");
     println!("|---|---|---|---|");

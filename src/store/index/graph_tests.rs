@@ -142,6 +142,13 @@ fn what_changes_stays_found_and_what_is_deleted_stays_away() {
     assert!(index.search(&query(&vectors[0], 10)).is_empty() && index.linked().is_none());
 }
 
+fn tend_until(index: &CollectionIndex, done: &AtomicBool) {
+    let go_on = AtomicBool::new(false);
+    while !done.load(Ordering::Relaxed) {
+        index.tend(&go_on);
+    }
+}
+
 /// Tells others to end, also when an assertion ended this thread.
 struct Ending<'a>(&'a AtomicBool);
 
@@ -161,12 +168,7 @@ fn searches_writes_and_linking_run_together() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ending = Ending(&done);
-        scope.spawn(|| {
-            let go_on = AtomicBool::new(false);
-            while !done.load(Ordering::Relaxed) {
-                index.tend(&go_on);
-            }
-        });
+        scope.spawn(|| tend_until(&index, &done));
         let writer = scope.spawn(|| {
             for round in 0..4 {
                 (10..3000).for_each(|n| put(&index, n, &vectors[(n + round) % 3000]));
@@ -200,12 +202,7 @@ fn who_asks_for_all_gets_all_while_they_are_linked() {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let _ending = Ending(&done);
-            scope.spawn(|| {
-                let go_on = AtomicBool::new(false);
-                while !done.load(Ordering::Relaxed) {
-                    index.tend(&go_on);
-                }
-            });
+            scope.spawn(|| tend_until(&index, &done));
             for n in 0..300 {
                 put(&index, n, &vectors[n % 5]);
                 let found = index.search(&query(&vectors[0], 1000)).len();
