@@ -26,6 +26,7 @@ pub mod runtime;
 pub mod spread;
 #[cfg(test)]
 mod tiny_onnx;
+pub mod verify;
 
 pub use artefact::{
     Artefact, ArtefactDraft, ArtefactError, compute_contract, write_artefact, write_artefact_with,
@@ -44,3 +45,4 @@ pub use pixels::{Pixels, PixelsError, fitted};
 pub use preprocess::{Filter, LoadError, Preprocess, PreprocessError, ResizePolicy};
 pub use reference::{Reference, ReferenceError};
 pub use runtime::{RuntimeError, RuntimeInfo};
+pub use verify::verify;

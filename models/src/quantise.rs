@@ -15,9 +15,10 @@ use crate::compare::{CompareError, Comparison, Side, compare_subject, mean_overl
 use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::gallery::{GalleryError, Subject, embed_pictures, evenly_spaced};
-use crate::golden::{Golden, GoldenError, GoldenReport};
+use crate::golden::{GoldenError, GoldenReport};
 use crate::manifest::{EvaluationFigure, MODEL_FILE, Manifest, full_name};
 use crate::onnx::ModelProto;
+use crate::verify::verify;
 pub use graph::Spared;
 use graph::{Plan, quantised};
 pub use range::Calibration;
@@ -192,8 +193,8 @@ pub fn write(
     command: &str,
 ) -> Result<(PathBuf, GoldenReport), QuantiseError> {
     let manifest = float.manifest();
-    let options = SessionOptions::default();
-    let mut encoder = Encoder::from_onnx(&quantised.onnx, GraphShape::of(manifest), &options)?;
+    let mut encoder =
+        Encoder::from_onnx(&quantised.onnx, GraphShape::of(manifest), &SessionOptions::default())?;
     let golden = float.golden()?.embedded_again(&manifest.preprocess, &mut encoder)?;
     let comparison = &quantised.comparison;
     let figure = |metric: &str, subject: &str, value: f64| EvaluationFigure {
@@ -215,11 +216,8 @@ pub fn write(
     };
     let report = page(comparison, SHOWN);
     let dir = write_artefact(models_dir, &draft, &quantised.onnx, &golden, &report)?;
-    let written = Artefact::open(&dir)?;
-    let mut encoder = Encoder::open(&written, &options)?;
-    let checked =
-        written.golden()?.check(|batch| encoder.embed(batch), &manifest.preprocess, Golden::MIN_COSINE)?;
-    Ok((dir, checked))
+    let golden = verify::<QuantiseError>(&Artefact::open(&dir)?)?;
+    Ok((dir, golden))
 }
 
 /// Pictures to calibrate on and pictures to compare on, both spread over the whole.

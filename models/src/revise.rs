@@ -8,9 +8,10 @@ use crate::decode::Decoding;
 use crate::digest::sha256_hex;
 use crate::encoder::{Encoder, EncoderError, GraphShape, SessionOptions};
 use crate::gallery::Subject;
-use crate::golden::{Golden, GoldenError, GoldenReport};
+use crate::golden::{GoldenError, GoldenReport};
 use crate::manifest::{EvaluationFigure, MODEL_FILE, full_name};
 use crate::preprocess::Preprocess;
+use crate::verify::verify;
 
 /// Neighbours that are compared.
 const K: usize = 10;
@@ -66,8 +67,7 @@ pub fn revise(
         return Err(ReviseError::Same(manifest.full_name()));
     }
     let onnx = artefact.read(MODEL_FILE)?;
-    let options = SessionOptions::default();
-    let mut encoder = Encoder::from_onnx(&onnx, GraphShape::of(manifest), &options)?;
+    let mut encoder = Encoder::from_onnx(&onnx, GraphShape::of(manifest), &SessionOptions::default())?;
     let golden = artefact.golden()?.embedded_again(&preprocess, &mut encoder)?;
     let mut draft = ArtefactDraft { preprocess, ..artefact.draft(version) };
     let new = Side {
@@ -84,10 +84,7 @@ pub fn revise(
         command: command.to_owned(),
     });
     let dir = artefact.write_successor(models_dir, &draft, &onnx, &golden)?;
-    let written = Artefact::open(&dir)?;
-    let mut encoder = Encoder::open(&written, &options)?;
-    let check = |batch: &[crate::Pixels]| encoder.embed(batch);
-    let golden = written.golden()?.check(check, &draft.preprocess, Golden::MIN_COSINE)?;
+    let golden = verify::<ReviseError>(&Artefact::open(&dir)?)?;
     Ok(Revised { dir, golden, comparison })
 }
 
@@ -96,6 +93,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::decode::Colour;
+    use crate::golden::Golden;
 
     fn bundled() -> PathBuf {
         let models = Path::new(env!("CARGO_MANIFEST_DIR"));

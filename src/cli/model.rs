@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
-use latentd_model::{Artefact, Encoder, Golden, SessionOptions};
+use latentd_model::Artefact;
 
 use super::Settings;
 use super::compare::{self, CompareArgs};
@@ -98,10 +97,7 @@ fn verify(dir: Option<&Path>, config: &Config) -> anyhow::Result<ExitCode> {
         manifest.contract
     );
     super::serve::init_runtime(config)?;
-    let mut encoder =
-        Encoder::open(&artefact, &SessionOptions::default()).context("cannot open the model")?;
-    let golden = artefact.golden()?;
-    let report = golden.check(|batch| encoder.embed(batch), &manifest.preprocess, Golden::MIN_COSINE)?;
+    let report = latentd_model::verify::<anyhow::Error>(&artefact)?;
     println!("{} golden pictures pass, the worst at cosine {:.6}", report.cosines.len(), report.worst);
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use latentd_model::artefact::next_version;
 use latentd_model::gallery::Subject;
 use latentd_model::reference::{MAX_PICTURES, drift, measure};
-use latentd_model::{Artefact, Encoder, Golden, SessionOptions};
+use latentd_model::{Artefact, verify};
 
 use super::Settings;
 use super::compare::artefact;
@@ -69,9 +69,7 @@ pub fn reference(args: ReferenceArgs) -> anyhow::Result<ExitCode> {
     let dir = encoder.write_with_reference(&args.out, version, measured)?;
     // As it will be served.
     let written = Artefact::open(&dir)?;
-    let mut session = Encoder::open(&written, &SessionOptions::default())?;
-    let golden = written.golden()?;
-    golden.check(|batch| session.embed(batch), &written.manifest().preprocess, Golden::MIN_COSINE)?;
+    verify::<anyhow::Error>(&written)?;
     println!("{}", dir.display());
     println!("contract {}, as before: its vectors are the same", written.contract());
     println!(

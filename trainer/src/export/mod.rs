@@ -203,9 +203,7 @@ pub fn export(
 /// A damaged artefact, no ONNX Runtime, or vectors that differ.
 pub fn verify(dir: &Path) -> Result<(Contract, GoldenReport), ExportError> {
     let artefact = Artefact::open(dir)?;
-    let mut encoder = Encoder::open(&artefact, &SessionOptions::default())?;
-    let preprocess = &artefact.manifest().preprocess;
-    let report = artefact.golden()?.check(|pixels| encoder.embed(pixels), preprocess, Golden::MIN_COSINE)?;
+    let report = latentd_model::verify::<ExportError>(&artefact)?;
     Ok((artefact.contract(), report))
 }
 
