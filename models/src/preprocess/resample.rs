@@ -72,8 +72,9 @@ pub(super) fn resize(
         return Ok(picture.clone());
     }
     let mut data = vec![0; height as usize * width as usize * 3];
-    let source = Rgb { bytes: picture.as_bytes(), height: picture.height(), width: picture.width() };
-    source.scale(extent.part(), filter, (height, width), &mut data).map_err(|e| refuse(picture, &e))?;
+    Rgb::of(picture)
+        .scale(extent.part(), filter, (height, width), &mut data)
+        .map_err(|e| refuse(picture, &e))?;
     pixels(picture, height, width, data)
 }
 
@@ -98,10 +99,9 @@ pub(super) fn resample(
     let mut data = vec![0; height as usize * width as usize * 3];
     let resampled = STRIP.with_borrow_mut(|strip| {
         strip.resize(height as usize * (last - first) as usize * 3, 0);
-        let source = Rgb { bytes: picture.as_bytes(), height: picture.height(), width: picture.width() };
         let (start, kept) = (f64::from(first), f64::from(last - first));
         let down = Part { left: start, top, width: kept, height: bottom - top };
-        source.scale(down, filter, (height, last - first), strip)?;
+        Rgb::of(picture).scale(down, filter, (height, last - first), strip)?;
         let across = Part { left: left - start, top: 0.0, width: right - left, height: f64::from(height) };
         Rgb { bytes: strip, height, width: last - first }.scale(across, filter, (height, width), &mut data)
     });
@@ -123,7 +123,11 @@ struct Rgb<'a> {
     width: u32,
 }
 
-impl Rgb<'_> {
+impl<'a> Rgb<'a> {
+    fn of(picture: &'a Pixels) -> Self {
+        Self { bytes: picture.as_bytes(), height: picture.height(), width: picture.width() }
+    }
+
     /// Scales a part of it to height and width; the filter reads pixels beyond the part where there are some.
     fn scale(
         &self,
