@@ -1,5 +1,6 @@
 //! The encoder: one ONNX Runtime session of an artefact.
 
+mod error;
 mod lane;
 
 use std::fmt;
@@ -13,13 +14,14 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionOutputs};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
+pub use self::error::EncoderError;
 use self::lane::Lane;
 use crate::artefact::Artefact;
 use crate::embedding::Embedding;
 use crate::manifest::Manifest;
 use crate::pixels::Pixels;
 use crate::preprocess::Preprocess;
-use crate::runtime::{self, RuntimeError};
+use crate::runtime;
 
 /// Where a session runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,60 +107,6 @@ impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Encoder({:?})", self.shape)
     }
-}
-
-/// Why an encoder could not be opened or could not embed.
-#[derive(Debug, thiserror::Error)]
-pub enum EncoderError {
-    /// No ONNX Runtime.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// ONNX Runtime refused the model or the run.
-    #[error("ONNX Runtime: {0}")]
-    Ort(String),
-    /// The device cannot be used; nothing falls back silently.
-    #[error(
-        "{device} cannot be used ({reason}): it needs ONNX Runtime for GPUs (`latentd runtime install --gpu`), CUDA's and cuDNN's libraries{}, and a driver",
-        if matches!(device, Device::TensorRt(_)) { ", those of TensorRT" } else { "" }
-    )]
-    Device {
-        /// The device.
-        device: Device,
-        /// What ONNX Runtime said.
-        reason: String,
-    },
-    /// The graph's input or output is not what an artefact's must be.
-    #[error("the graph's {what} is {actual}, but must be {expected}")]
-    Graph {
-        /// Input or output.
-        what: &'static str,
-        /// What it must be.
-        expected: String,
-        /// What it is.
-        actual: String,
-    },
-    /// A picture of another size than the encoder takes.
-    #[error("picture {index} is {width}x{height}, but the encoder takes {expected_width}x{expected_height}")]
-    PictureSize {
-        /// Position in the batch.
-        index: usize,
-        /// Columns.
-        width: u32,
-        /// Rows.
-        height: u32,
-        /// Columns of the encoder.
-        expected_width: u32,
-        /// Rows of the encoder.
-        expected_height: u32,
-    },
-    /// The graph gave something that is no embedding.
-    #[error("the graph gave no usable vector for picture {index}: {source}")]
-    Output {
-        /// Position in the batch.
-        index: usize,
-        /// Why.
-        source: crate::embedding::EmbeddingError,
-    },
 }
 
 impl Encoder {

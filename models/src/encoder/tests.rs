@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
+use crate::runtime::RuntimeError;
 use crate::tiny_onnx::{self, End, FLOAT, UINT8};
 
 const TINY: GraphShape = GraphShape { height: 4, width: 5, dim: 60 };
