@@ -1,5 +1,7 @@
 //! The configuration: one typed value, layered as flags > `LATENTD_*` environment > `latentd.toml` > defaults.
 
+mod bounds;
+mod error;
 mod list;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +14,7 @@ use crate::backend::DeviceChoice;
 use crate::precision::Precision;
 use crate::store::{Durability, IndexChoice, StoreChoice, Vectors};
 use crate::tuning;
-use list::is_origin;
+pub use error::ConfigError;
 pub use list::{ANY_ORIGIN, List};
 
 /// The file read from the working directory when `--config` names none.
@@ -21,37 +23,6 @@ pub const DEFAULT_FILE: &str = "latentd.toml";
 /// Environment variables of the prefix that are not settings of the server.
 const OTHER_VARIABLES: [&str; 4] =
     ["LATENTD_CONFIG", "LATENTD_KEY_FILE", "LATENTD_SHARED_DATA", "LATENTD_URL"];
-
-/// What can be wrong with a configuration. Every message says which key and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error("cannot read the configuration file {path}: {source}")]
-    Read {
-        /// The file asked for.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is no TOML, or holds an unknown key or a value of the wrong type.
-    #[error("{path}: {source}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, column and reason.
-        source: Box<toml::de::Error>,
-    },
-    /// A value is outside its range.
-    #[error("{key} = {value}: {reason}")]
-    Range {
-        /// The key as written in `latentd.toml`.
-        key: &'static str,
-        /// The value found.
-        value: String,
-        /// What it must be.
-        reason: &'static str,
-    },
-}
 
 /// What is kept of an item's picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -238,77 +209,6 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks the bounds against each other.
-    ///
-    /// # Errors
-    /// [`ConfigError::Range`] names the first key that is out of range.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let positive = [
-            ("intra_threads", self.intra_threads as u64),
-            ("queue_images", self.queue_images as u64),
-            ("max_body_bytes", self.max_body_bytes as u64),
-            ("max_image_bytes", self.max_image_bytes as u64),
-            ("max_pixels", self.max_pixels),
-            ("max_images", self.max_images as u64),
-            ("max_k", self.max_k as u64),
-            ("max_connections", self.max_connections as u64),
-            ("header_timeout_ms", self.header_timeout_ms),
-            ("body_timeout_ms", self.body_timeout_ms),
-            ("request_timeout_ms", self.request_timeout_ms),
-            ("url_timeout_ms", self.url_timeout_ms),
-            ("url_max_bytes", self.url_max_bytes as u64),
-            ("url_concurrency", self.url_concurrency as u64),
-            ("otlp_queue_spans", self.otlp_queue_spans as u64),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(range(key, value, "must be at least 1"));
-            }
-        }
-        for (key, value) in [("sessions", self.sessions), ("decode_threads", self.decode_threads)] {
-            if value > 1024 {
-                return Err(range(key, value, "must be at most 1024"));
-            }
-        }
-        let origins = &self.cors_origins.0;
-        if let Some(bad) = origins.iter().find(|&origin| !is_origin(origin) && origins != &[ANY_ORIGIN]) {
-            let reason = "must be as a browser sends it: https://shop.example, with a port that is not the scheme's own; or * alone";
-            return Err(range("cors_origins", bad, reason));
-        }
-        if !(0.0..=1.0).contains(&self.otlp_sample_ratio) {
-            return Err(range("otlp_sample_ratio", self.otlp_sample_ratio, "must be from 0 to 1"));
-        }
-        if self.tls_cert.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
-            let reason = "tls_cert and tls_key go together";
-            return Err(range("tls_cert", self.tls_cert.display(), reason));
-        }
-        for (key, value) in
-            [("url_max_redirects", self.url_max_redirects), ("url_concurrency", self.url_concurrency)]
-        {
-            if value > 256 {
-                return Err(range(key, value, "must be at most 256"));
-            }
-        }
-        if self.cache_mib > 1 << 20 {
-            return Err(range("cache_mib", self.cache_mib, "must be at most 1048576"));
-        }
-        if self.index_ef > 10_000 {
-            return Err(range("index_ef", self.index_ef, "must be at most 10000"));
-        }
-        if self.max_batch > 4096 {
-            return Err(range("max_batch", self.max_batch, "must be at most 4096"));
-        }
-        if self.queue_images < self.max_images {
-            let reason = "must be at least max_images, or a full request could never be taken in";
-            return Err(range("queue_images", self.queue_images, reason));
-        }
-        if self.queue_bytes < self.max_body_bytes {
-            let reason = "must be at least max_body_bytes, or a full body could never be taken in";
-            return Err(range("queue_bytes", self.queue_bytes, reason));
-        }
-        Ok(())
-    }
-
     /// The limits on one picture.
     #[must_use]
     pub fn decode_limits(&self) -> latentd_model::DecodeLimits {
@@ -371,10 +271,6 @@ fn read_layer(path: &Path) -> Result<Layer, ConfigError> {
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
-}
-
-fn range(key: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {
-    ConfigError::Range { key, value: value.to_string(), reason }
 }
 
 #[cfg(test)]
