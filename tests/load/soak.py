@@ -85,6 +85,9 @@ def client(port, pictures, seed, until, counts, rest):
             reply = connection.getresponse()
             reply.read()
             counts[reply.status] += 1
+            if reply.status == 504:
+                # Perhaps answered before the picture was read: then the server closes.
+                connection.close()
         except (BrokenPipeError, ConnectionResetError) as error:
             # A deadline that passes while the picture is still being sent: the server answers and closes.
             counts["cut off" if 0.05 <= kind < 0.07 else type(error).__name__] += 1
