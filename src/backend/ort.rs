@@ -1,5 +1,6 @@
 //! The real backend: ONNX Runtime sessions of an artefact.
 
+use std::panic::resume_unwind;
 use std::path::Path;
 
 use latentd_model::{
@@ -53,25 +54,38 @@ fn open_auto(config: &Config, artefact: &Artefact) -> Result<Backends, EncoderEr
 }
 
 fn open_on(config: &Config, artefact: &Artefact, device: Device) -> Result<Backends, EncoderError> {
-    let mut report = DeviceReport::new(config.device, device);
     let engines = matches!(device, Device::TensorRt(_)).then(|| config.data_dir.join("tensorrt"));
     if let Some(dir) = &engines {
         let reason = |error| EncoderError::Device { device, reason: format!("{}: {error}", dir.display()) };
         std::fs::create_dir_all(dir).map_err(reason)?;
     }
-    let mut open = |intra_threads| -> Result<Box<dyn Backend>, EncoderError> {
-        let options = SessionOptions { intra_threads, device, engines: engines.clone() };
-        let mut encoder = Encoder::open(artefact, &options)?;
-        let runs = encoder.warm_up(config.max_batch())?;
-        report.warm_up = runs.into_iter().map(Warmed::from).collect();
-        Ok(Box::new(OrtBackend(encoder)))
-    };
-    let sessions = (0..session_count(config, device)).map(|_| open(config.intra_threads));
-    let sessions = sessions.collect::<Result<_, _>>()?;
+    let options = |intra_threads| SessionOptions { intra_threads, device, engines: engines.clone() };
+    let mut wanted = vec![options(config.intra_threads); session_count(config, device)];
     // For a picture that is alone, where the others leave cores idle then.
     let solo = config.solo_session && device == Device::Cpu && config::cores() > config.intra_threads;
-    let solo = if solo { Some(open(config::cores())?) } else { None };
-    Ok(Backends { sessions, solo, device: report })
+    if solo {
+        wanted.push(options(config::cores()));
+    }
+    let mut encoders = open_all(artefact, &wanted)?;
+    let mut report = DeviceReport::new(config.device, device);
+    for encoder in &mut encoders {
+        let runs = encoder.warm_up(config.max_batch())?;
+        report.warm_up = runs.into_iter().map(Warmed::from).collect();
+    }
+    let mut backends = encoders.into_iter().map(|encoder| Box::new(OrtBackend(encoder)) as Box<dyn Backend>);
+    let sessions = backends.by_ref().take(wanted.len() - usize::from(solo)).collect();
+    Ok(Backends { sessions, solo: backends.next(), device: report })
+}
+
+/// Opens sessions at once: ONNX Runtime's work on a graph keeps one core busy, and each session has its own.
+fn open_all(artefact: &Artefact, wanted: &[SessionOptions]) -> Result<Vec<Encoder>, EncoderError> {
+    std::thread::scope(|scope| {
+        let open = |options| scope.spawn(move || Encoder::open(artefact, options));
+        let opening: Vec<_> = wanted.iter().map(open).collect();
+        let opened =
+            opening.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        opened.collect()
+    })
 }
 
 /// On a CPU one session per core, or fewer where each has several threads; on a GPU one.
