@@ -19,6 +19,7 @@ pub mod intake;
 pub mod items;
 pub mod kserve;
 pub mod lines;
+pub mod linger;
 pub mod models;
 pub mod observe;
 pub mod openai;

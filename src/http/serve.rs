@@ -1,9 +1,13 @@
 //! Serving: connections accepted within their bounds, and let go in order at shutdown.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +18,7 @@ use tokio_rustls::Accept;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
+use super::linger::Lingering;
 use crate::app::AppState;
 use crate::shutdown::Shutdown;
 use crate::tls::Tls;
@@ -26,6 +31,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Every how many times the representation's health is measured, which costs more.
 const HEALTH_EVERY: u64 = 6;
+
+/// Longest time that the rest of a body is read which nobody wants, so that its client gets the reply.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Longest wait for the embedder and the store to close.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -71,10 +79,8 @@ async fn accept(
         };
         let Some((stream, place)) = accepted else { return };
         let router = router.clone();
-        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-            let router = router.clone();
-            async move { router.oneshot(request.map(axum::body::Body::new)).await }
-        });
+        let linger = app.config.body_timeout().min(LINGER);
+        let service = hyper::service::service_fn(move |request| answer(router.clone(), request, linger));
         let acceptor = app.tls.as_ref().map(Tls::acceptor);
         let (http, watcher) = (http.clone(), graceful.watcher());
         let (limit, shutdown) = (app.config.header_timeout(), shutdown.clone());
@@ -95,6 +101,22 @@ async fn accept(
             drop(place);
         });
     }
+}
+
+/// The router's reply, which says so where the connection cannot be used again.
+async fn answer(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    linger: Duration,
+) -> Result<Response, Infallible> {
+    let held_back = request.headers().contains_key(header::EXPECT);
+    let (parts, body) = request.into_parts();
+    let (body, left) = Lingering::new(body, held_back, linger);
+    let mut response = router.oneshot(hyper::Request::from_parts(parts, Body::new(body))).await?;
+    if left.is_set() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// The encrypted stream, unless the client takes too long for it, fails, or the server is to end.

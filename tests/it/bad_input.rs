@@ -1,6 +1,8 @@
 //! Bad input: each gets a clear problem with its code, and the server goes on.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{Server, example, problem};
 
@@ -119,5 +121,35 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     let reply = server.post("/embed", reqwest::Body::wrap_stream(never)).await;
     problem(reply, 408, "body_timeout").await;
     assert_eq!(server.app.admission.bytes(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_still_sends_gets_the_reply() {
+    let small = |config: &mut latentd::config::Config| {
+        config.max_body_bytes = 100_000;
+        config.max_image_bytes = 50_000;
+    };
+    let server = Server::with(small).await;
+    // Far more than sockets hold, sent to its end before the reply is read.
+    let body = vec![7; 30_000_000];
+    for (expect, path) in [("", "/embed"), ("", "/nowhere"), ("expect: 100-continue\r\n", "/embed")] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {}\r\n{expect}\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if expect.is_empty() {
+            stream.write_all(&body).await.unwrap();
+        }
+        let mut reply = String::new();
+        // To the end of the connection, which is no reset.
+        stream.read_to_string(&mut reply).await.unwrap();
+        let status = if path == "/embed" { "HTTP/1.1 413 " } else { "HTTP/1.1 404 " };
+        assert!(reply.starts_with(status) && reply.contains("\r\nconnection: close\r\n"), "{expect} {reply}");
+    }
+    // What was read leaves the connection as it was.
+    assert_eq!(server.post("/embed", example("hat-1")).await.headers().get("connection"), None);
     server.stop().await;
 }
