@@ -1,8 +1,8 @@
 //! The thumbnail: a small JPEG that stands for an item on a page.
 
+use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
-use image::{ImageBuffer, Rgb, imageops};
-use latentd_model::{Pixels, fitted};
+use latentd_model::{Filter, Pixels, Preprocess, fitted};
 
 use crate::store::Thumbnail;
 
@@ -14,15 +14,17 @@ const QUALITY: u8 = 80;
 /// Makes the thumbnail of a picture, its shape kept, never larger than the picture; none when it cannot be encoded.
 #[must_use]
 pub fn make(pixels: &Pixels) -> Option<Thumbnail> {
-    let (width, height) = (pixels.width(), pixels.height());
-    let picture = ImageBuffer::<Rgb<u8>, &[u8]>::from_raw(width, height, pixels.as_bytes())?;
-    let mut jpeg = Vec::new();
-    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
-    match fitted(height, width, MAX_SIDE) {
-        whole if whole == (height, width) => encoder.encode_image(&picture),
-        (height, width) => encoder.encode_image(&imageops::thumbnail(&picture, width, height)),
+    match fitted(pixels.height(), pixels.width(), MAX_SIDE) {
+        whole if whole == (pixels.height(), pixels.width()) => encoded(pixels),
+        (height, width) => encoded(&Preprocess::squash(height, width, Filter::Bicubic).apply(pixels).ok()?),
     }
-    .ok()?;
+}
+
+fn encoded(pixels: &Pixels) -> Option<Thumbnail> {
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .encode(pixels.as_bytes(), pixels.width(), pixels.height(), ExtendedColorType::Rgb8)
+        .ok()?;
     Some(Thumbnail(jpeg.into()))
 }
 
