@@ -83,6 +83,8 @@ async fn a_picture_that_is_alone_has_a_session_of_its_own() {
     // The first may have been alone when it came, and the last when its turn came.
     let [together, alone] = counts();
     assert!(together >= 6 && together + alone == 11, "{together} and {alone}");
+    // An answer is sent before its session is given back.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
     assert_eq!(counts(), [together, alone + 1]);
     server.stop().await;
