@@ -24,6 +24,9 @@ pub const DEFAULT_FILE: &str = "latentd.toml";
 const OTHER_VARIABLES: [&str; 4] =
     ["LATENTD_CONFIG", "LATENTD_KEY_FILE", "LATENTD_SHARED_DATA", "LATENTD_URL"];
 
+/// Most pictures that a request can ever be allowed to hold.
+pub const MAX_IMAGES: usize = 65_536;
+
 /// What is kept of an item's picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -173,6 +176,8 @@ settings! {
     header_timeout_ms: u64 = 10_000, "LATENTD_HEADER_TIMEOUT_MS";
     /// Milliseconds a client may take to send a body [default: 30000]
     body_timeout_ms: u64 = 30_000, "LATENTD_BODY_TIMEOUT_MS";
+    /// Milliseconds that a client may take no byte of its reply before it is cut off [default: 30000]
+    write_timeout_ms: u64 = 30_000, "LATENTD_WRITE_TIMEOUT_MS";
     /// Milliseconds a request may take in all [default: 60000]
     request_timeout_ms: u64 = 60_000, "LATENTD_REQUEST_TIMEOUT_MS";
     /// Milliseconds a shutdown waits for requests in flight [default: 30000]
@@ -237,6 +242,12 @@ impl Config {
     #[must_use]
     pub fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// How long a client may take no byte of its reply.
+    #[must_use]
+    pub fn write_timeout(&self) -> Duration {
+        Duration::from_millis(self.write_timeout_ms)
     }
 
     /// How long a client may take to send a request's head.

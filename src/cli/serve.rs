@@ -21,6 +21,9 @@ use crate::store::{
 };
 use crate::{locate, telemetry, tuning};
 
+/// Open files beside those of connections: the store's, the log, pictures that are fetched, and some to spare.
+const OTHER_FILES: u64 = 512;
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -31,6 +34,7 @@ pub fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     for name in config::unknown_variables() {
         tracing::warn!(name, "this environment variable is no setting of latentd: misspelt?");
     }
+    allow_files(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config::cores())
         .enable_all()
@@ -40,6 +44,22 @@ pub fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     // What did not end within its time limit does not hold up the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// Raises what the system allows of open files, which connections are too, as far as it may be raised.
+fn allow_files(config: &Config) {
+    let wanted = config.max_connections as u64 + OTHER_FILES;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => {
+            tracing::warn!(
+                allowed,
+                wanted,
+                "fewer files may be open than --max-connections takes: raise `ulimit -n`"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 async fn start(config: Config) -> anyhow::Result<ExitCode> {

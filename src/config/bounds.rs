@@ -1,7 +1,7 @@
 //! Bounds: what each setting may be, and which must fit each other.
 
 use super::list::is_origin;
-use super::{ANY_ORIGIN, Config, ConfigError};
+use super::{ANY_ORIGIN, Config, ConfigError, MAX_IMAGES};
 
 impl Config {
     /// Checks every bound.
@@ -38,6 +38,7 @@ impl Config {
             ("max_connections", self.max_connections as u64),
             ("header_timeout_ms", self.header_timeout_ms),
             ("body_timeout_ms", self.body_timeout_ms),
+            ("write_timeout_ms", self.write_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
             ("url_timeout_ms", self.url_timeout_ms),
             ("url_max_bytes", self.url_max_bytes as u64),
@@ -59,6 +60,7 @@ impl Config {
             ("cache_mib", self.cache_mib, 1 << 20),
             ("index_ef", self.index_ef, 10_000),
             ("max_batch", self.max_batch, 4096),
+            ("max_images", self.max_images, MAX_IMAGES),
         ];
         match bounded.into_iter().find(|&(_, value, most)| value > most) {
             Some((key, value, most)) => Err(range(key, value, format!("must be at most {most}"))),

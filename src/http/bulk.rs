@@ -12,7 +12,7 @@ use super::auth::{Caller, hold};
 use super::embed::RawBytes;
 use super::entries::{self, BulkEntry, Content, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
-use super::input::{ItemError, multipart_with_fields, off_thread};
+use super::input::{ItemError, multipart_with_fields, off_thread, take_apart};
 use super::items::CollectionQuery;
 use super::problem::Problem;
 use super::stored;
@@ -105,7 +105,9 @@ impl FromRequest<AppState> for BulkPayload {
                 MediaType::Multipart(boundary) => Source::form(request.into_body(), boundary, app),
                 MediaType::Json => {
                     let (bytes, permit) = read_body(request.into_body(), app).await?;
-                    let entries = off_thread(bytes.len(), move || entries::of_json(&bytes)).await?;
+                    let size = bytes.len();
+                    let read = move || Ok((entries::of_json(&bytes)?, permit));
+                    let (entries, permit) = off_thread(size, read).await?;
                     Source::Whole(entries.into(), permit)
                 }
                 MediaType::Image => return Err(no_raw_picture()),
@@ -200,15 +202,22 @@ async fn read(payload: Whole, app: &App) -> Result<Bulk, Problem> {
     let max = app.config.max_images;
     let (entries, permit, caller) = match payload {
         Whole::Lines(bytes, permit, caller) => {
-            (off_thread(bytes.len(), move || entries::of_ndjson(&bytes)).await?, permit, caller)
+            (take_apart(bytes, &permit, |bytes| entries::of_ndjson(&bytes)).await?, permit, caller)
         }
         Whole::Common(Payload { media, bytes, permit, caller }) => match media {
             MediaType::Json => {
-                (off_thread(bytes.len(), move || entries::of_json(&bytes)).await?, permit, caller)
+                (take_apart(bytes, &permit, |bytes| entries::of_json(&bytes)).await?, permit, caller)
             }
             MediaType::Multipart(boundary) => {
                 let (files, fields) = multipart_with_fields(bytes, boundary, max).await?;
-                (entries::of_form(files, fields)?, permit, caller)
+                let size = fields.iter().map(|field| field.bytes.len()).sum();
+                let held = permit.clone();
+                let read = move || {
+                    let entries = entries::of_form(files, fields);
+                    drop(held);
+                    entries
+                };
+                (off_thread(size, read).await?, permit, caller)
             }
             MediaType::Image => return Err(no_raw_picture()),
         },

@@ -1,16 +1,19 @@
 //! Entries: the items of a request body, in any of its forms.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use latentd_model::{Contract, Embedding, ImageBytes};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::extract::parse_json;
 use super::input::{Given, ItemError, Part, fetch_all, image_from_text};
-use super::problem::Problem;
+use super::json::{self, AtMost, Members};
+use super::problem::{Problem, clipped};
 use super::stored;
 use crate::admission::Permit;
 use crate::app::App;
@@ -19,6 +22,9 @@ use crate::store::{ItemId, MAX_BULK, Metadata};
 
 /// Name of the part or field that holds metadata.
 pub const METADATA: &str = "metadata";
+
+/// The metadata of a form's files, as it is written, by their ids.
+pub type MetadataById = HashMap<String, Box<RawValue>>;
 
 /// An item in JSON: an `image`, a `url`, or a `vector` with its `contract`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -41,7 +47,7 @@ pub struct ItemBody {
     #[schema(value_type = Option<String>)]
     pub contract: Option<Contract>,
     /// What is kept with it: an object.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::tree")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
 }
@@ -49,21 +55,12 @@ pub struct ItemBody {
 /// Several items in JSON.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ItemBodies {
+pub struct ItemBodies<'a> {
     /// The items, in order; at most 10,000.
+    // As they are written, so that one may be malformed without making the others so.
+    #[serde(borrow)]
     #[schema(value_type = Vec<ItemBody>)]
-    items: Vec<Lenient>,
-}
-
-/// An item that may be malformed without making the others so.
-#[derive(Debug)]
-struct Lenient(Result<ItemBody, ItemError>);
-
-impl<'de> Deserialize<'de> for Lenient {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        Ok(Self(serde_json::from_value(value).map_err(|error| invalid_item(&error))))
-    }
+    items: AtMost<&'a RawValue, MAX_BULK>,
 }
 
 fn invalid_item(error: &serde_json::Error) -> ItemError {
@@ -181,7 +178,7 @@ fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
         let (content, metadata) = content(body)?;
         Ok(Draft { id, content, metadata })
     })();
-    BulkEntry { id, entry }
+    BulkEntry { id: id.map(clipped), entry }
 }
 
 /// The entries of `{"items":[…]}`.
@@ -189,9 +186,9 @@ fn bulk_entry(body: Result<ItemBody, ItemError>) -> BulkEntry {
 /// # Errors
 /// `invalid_json`, `too_many_items`.
 pub fn of_json(bytes: &[u8]) -> Result<Vec<BulkEntry>, Problem> {
-    let ItemBodies { items } = parse_json(bytes)?;
+    let ItemBodies { items: AtMost(items) } = parse_json(bytes)?;
     check_count(items.len())?;
-    Ok(items.into_iter().map(|Lenient(body)| bulk_entry(body)).collect())
+    Ok(items.into_iter().map(|item| of_line(item.get().as_bytes())).collect())
 }
 
 /// The entries of lines of JSON; empty lines are left out.
@@ -239,27 +236,25 @@ pub fn of_form(files: Vec<Part>, fields: Vec<Part>) -> Result<Vec<BulkEntry>, Pr
 ///
 /// # Errors
 /// `invalid_metadata`.
-pub fn metadata_by_id(text: &[u8]) -> Result<Map<String, Value>, Problem> {
-    match serde_json::from_slice(text) {
-        Ok(Value::Object(by_id)) => Ok(by_id),
-        _ => {
-            let detail = "the field \"metadata\" must be a JSON object that has an object for each id";
-            Err(Problem::bad_request("invalid_metadata", detail))
-        }
-    }
+pub fn metadata_by_id(text: &[u8]) -> Result<MetadataById, Problem> {
+    serde_json::from_slice(text).map(|Members::<MAX_BULK>(by_id)| by_id).map_err(|error| {
+        let detail =
+            format!("the field \"metadata\" must be a JSON object that has an object for each id: {error}");
+        Problem::bad_request("invalid_metadata", detail)
+    })
 }
 
 /// The entry of a form's file, whose metadata is taken out of `metadata`.
-pub fn of_part(file: Part, metadata: &mut Map<String, Value>) -> BulkEntry {
+pub fn of_part(file: Part, metadata: &mut MetadataById) -> BulkEntry {
     let id = file.file_name.or(file.name);
     let kept = id.as_ref().and_then(|id| metadata.remove(id));
     let entry = (|| {
         let text = id.as_deref().ok_or_else(|| ItemError::new("invalid_item", "the part has no name"))?;
         let content = Content::Picture(Given::File(ImageBytes(file.bytes)));
-        let metadata = kept.as_ref().map(Metadata::from_value).transpose()?.unwrap_or_default();
+        let metadata = kept.map(|kept| Metadata::from_json(kept.get())).transpose()?.unwrap_or_default();
         Ok(Draft { id: ItemId::new(text)?, content, metadata })
     })();
-    BulkEntry { id, entry }
+    BulkEntry { id: id.map(clipped), entry }
 }
 
 /// The problem of metadata whose file did not come.

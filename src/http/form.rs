@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use serde_json::{Map, Value};
 
-use super::entries::{self, BulkEntry, METADATA};
+use super::entries::{self, BulkEntry, METADATA, MetadataById};
 use super::input::Part;
 use super::intake::Intake;
 use super::lines::silent;
@@ -15,7 +14,7 @@ use super::problem::Problem;
 /// A form that is read as it comes. Its field `metadata` comes before the files that it tells of.
 pub struct Form {
     parts: multer::Multipart<'static>,
-    metadata: Map<String, Value>,
+    metadata: MetadataById,
     /// Bytes of a part beyond which it is left out.
     largest: usize,
     wait: Duration,
@@ -28,7 +27,7 @@ impl Form {
     /// Of a body; parts are at most `largest` bytes, and the next piece of it takes at most `wait`.
     pub fn new(body: Body, boundary: String, largest: usize, wait: Duration, intake: Intake) -> Self {
         let parts = multer::Multipart::new(body.into_data_stream(), boundary);
-        Self { parts, metadata: Map::new(), largest, wait, begun: false, intake }
+        Self { parts, metadata: MetadataById::new(), largest, wait, begun: false, intake }
     }
 
     /// The entries of at most `most` parts and about `bytes` bytes; none at the end. An error comes with what was

@@ -14,9 +14,11 @@ use utoipa::ToSchema;
 
 use super::auth::{Caller, hold};
 use super::extract::{MediaType, Payload, parse_json};
-use super::problem::Problem;
+use super::json::AtMost;
+use super::problem::{Problem, clipped};
 use crate::admission::Permit;
 use crate::app::App;
+use crate::config::MAX_IMAGES;
 use crate::embedder::{EmbedError, Embedded, Embedder};
 use crate::fetch::FetchError;
 use crate::keys::InFlight;
@@ -43,7 +45,7 @@ pub struct ItemError {
 impl ItemError {
     /// An error of this code.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+        Self { code: code.into(), message: clipped(message.into()) }
     }
 }
 
@@ -84,7 +86,8 @@ pub struct Inputs {
 pub struct JsonInputs<'a> {
     /// The pictures, in order.
     #[serde(borrow)]
-    inputs: Vec<JsonInput<'a>>,
+    #[schema(value_type = Vec<JsonInput>)]
+    inputs: AtMost<JsonInput<'a>, MAX_IMAGES>,
 }
 
 /// One picture in JSON.
@@ -117,7 +120,7 @@ pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
     let single = media == MediaType::Image;
     let given = match media {
         MediaType::Image => vec![Ok(Given::File(ImageBytes(bytes)))],
-        MediaType::Json => off_thread(bytes.len(), move || json_inputs(&bytes, max)).await?,
+        MediaType::Json => take_apart(bytes, &permit, move |bytes| json_inputs(&bytes, max)).await?,
         MediaType::Multipart(boundary) => {
             let parts = multipart(bytes, boundary, max).await?;
             parts.into_iter().map(|part| Ok(Given::File(ImageBytes(part.bytes)))).collect()
@@ -147,7 +150,8 @@ pub async fn given_inputs(
     Ok(Inputs { images, single: false, permit, held })
 }
 
-/// Runs `work` on a blocking thread when it goes through more than a little.
+/// Runs `work` on a blocking thread when it goes through more than a little. Nothing stops it once it has begun, so it
+/// has to own the place in the server of what it goes through.
 ///
 /// # Errors
 /// What `work` gives, or 500 when it panicked.
@@ -159,6 +163,24 @@ pub async fn off_thread<T: Send + 'static>(
         return work();
     }
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::internal())?
+}
+
+/// Takes a body apart, off the thread when it is large; it keeps its place until that has ended, whoever waits for it.
+///
+/// # Errors
+/// What `work` gives, or 500 when it panicked.
+pub async fn take_apart<T: Send + 'static>(
+    body: Bytes,
+    permit: &Arc<Permit>,
+    work: impl FnOnce(Bytes) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let (held, size) = (permit.clone(), body.len());
+    let work = move || {
+        let outcome = work(body);
+        drop(held);
+        outcome
+    };
+    off_thread(size, work).await
 }
 
 /// The files of pictures, fetching those that are elsewhere, and a permit for them all.
@@ -233,7 +255,7 @@ impl From<FetchError> for ItemError {
 /// # Errors
 /// `invalid_json`, `too_many_images`; what is wrong with one picture is an inner error.
 pub fn json_inputs(bytes: &[u8], max: usize) -> Result<Vec<Result<Given, ItemError>>, Problem> {
-    let JsonInputs { inputs } = parse_json(bytes)?;
+    let JsonInputs { inputs: AtMost(inputs) } = parse_json(bytes)?;
     if inputs.len() > max {
         return Err(too_many_images(max));
     }

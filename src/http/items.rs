@@ -14,7 +14,7 @@ use super::embed::RawBytes;
 use super::entries::{self, Content, ItemBody};
 use super::etag;
 use super::extract::{MediaType, Path, Payload, Query, Ready};
-use super::input::{Given, fetch_one, multipart_with_fields, off_thread};
+use super::input::{Given, fetch_one, multipart_with_fields, take_apart};
 use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
 use crate::app::{App, AppState};
@@ -137,7 +137,7 @@ async fn one_item(
     metadata: Option<&str>,
     app: &App,
 ) -> Result<(Content, Metadata), Problem> {
-    let Payload { media, bytes, .. } = payload;
+    let Payload { media, bytes, permit, .. } = payload;
     if metadata.is_some() && media != MediaType::Image {
         let detail = "?metadata= goes with a raw picture: in a form or in JSON the metadata is in the body";
         return Err(Problem::bad_request("invalid_query", detail));
@@ -151,7 +151,7 @@ async fn one_item(
             let (files, fields) = multipart_with_fields(bytes, boundary, app.config.max_images).await?;
             entries::one_of_form(files, fields)
         }
-        MediaType::Json => off_thread(bytes.len(), move || entries::one_of_json(&bytes)).await,
+        MediaType::Json => take_apart(bytes, &permit, |bytes| entries::one_of_json(&bytes)).await,
     }
 }
 

@@ -198,8 +198,9 @@ async fn run(
     let header_length = header_length(request.headers())?;
     let (bytes, permit) = read_body(request.into_body(), app).await?;
     let max = app.config.max_images;
-    let read = off_thread(bytes.len(), move || Infer::read(bytes, header_length, max)).await?;
-    let Infer { given, id, binary } = read;
+    let size = bytes.len();
+    let read = move || Ok((Infer::read(bytes, header_length, max)?, permit));
+    let (Infer { given, id, binary }, permit) = off_thread(size, read).await?;
     let inputs = given_inputs(app, given, permit.into(), caller.as_ref()).await?;
     let mut rows = Vec::with_capacity(inputs.images.len());
     for (index, outcome) in embed_inputs(&embedder, inputs).await?.into_iter().enumerate() {

@@ -17,6 +17,7 @@ pub mod info;
 pub mod input;
 pub mod intake;
 pub mod items;
+pub mod json;
 pub mod kserve;
 pub mod lines;
 pub mod linger;

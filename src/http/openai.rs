@@ -1,17 +1,22 @@
 //! POST /v1/embeddings: OpenAI's request and reply, the inputs being pictures.
 
+use std::fmt;
+
 use axum::extract::State;
 use latentd_model::Manifest;
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::encoding::{Encoding, Vector};
 use super::extract::{MediaType, Payload, parse_json};
-use super::input::{Given, Inputs, ItemError, embed_inputs, given_inputs, image_from_text, off_thread};
+use super::input::{Given, Inputs, ItemError, embed_inputs, given_inputs, image_from_text, take_apart};
+use super::json;
 use super::problem::Problem;
 use crate::app::AppState;
+use crate::config::MAX_IMAGES;
 use crate::embedder::Embedded;
 
 /// The routes of this resource.
@@ -38,11 +43,35 @@ pub struct EmbeddingsRequest {
 }
 
 /// One picture or several.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, ToSchema)]
 #[serde(untagged)]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+
+        impl<'de> Visitor<'de> for Texts {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<OneOrMany, A::Error> {
+                json::elements(list, MAX_IMAGES).map(OneOrMany::Many)
+            }
+        }
+
+        deserializer.deserialize_any(Texts)
+    }
 }
 
 /// How vectors are written.
@@ -110,8 +139,8 @@ async fn embeddings(
             detail,
         ));
     }
-    let bytes = payload.bytes.clone();
-    let (request, given) = off_thread(bytes.len(), move || read(&bytes)).await?;
+    let Payload { bytes, permit, caller, .. } = payload;
+    let (request, given) = take_apart(bytes, &permit, |bytes| read(&bytes)).await?;
     let embedder = app.embedder();
     let manifest = embedder.artefact().manifest();
     check_model(&request.model, manifest)?;
@@ -124,7 +153,6 @@ async fn embeddings(
         EncodingFormat::Float => Encoding::Float,
         EncodingFormat::Base64 => Encoding::Base64,
     };
-    let Payload { permit, caller, .. } = payload;
     let inputs: Inputs = given_inputs(&app, given, permit, caller.as_ref()).await?;
     let mut data = Vec::with_capacity(inputs.images.len());
     for (index, outcome) in embed_inputs(&embedder, inputs).await?.into_iter().enumerate() {
@@ -171,8 +199,7 @@ pub fn check_model(name: &str, manifest: &Manifest) -> Result<(), Problem> {
 pub fn of_picture(index: usize, error: ItemError) -> Problem {
     let detail = format!("picture {index}: {}", error.message);
     let problem = match error.code.as_ref() {
-        "overloaded" => Problem::unavailable(error.code, detail),
-        "shutting_down" => Problem::unavailable(error.code, detail),
+        "overloaded" | "shutting_down" => Problem::unavailable(error.code, detail),
         "internal_error" | "inference_failed" => {
             Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.code, detail)
         }

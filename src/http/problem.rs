@@ -45,14 +45,40 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
+/// When to come back where nothing tells when it will be better.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Longest text of an error, in bytes: it may tell what a client sent, which may be long.
+const MAX_TEXT: usize = 1000;
+
+/// The text, or its beginning where it is longer than an error may be.
+#[must_use]
+pub fn clipped(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.shrink_to_fit();
+        text.push('…');
+    }
+    text
+}
+
+/// Rounded up: who comes sooner comes in vain.
+fn whole_seconds(after: Duration) -> u64 {
+    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
+}
+
 impl Problem {
     /// A problem of `status`, told apart by `code`.
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
-        let code = code.into();
+        let (code, detail) = (code.into(), clipped(detail.into()));
         let title = status.canonical_reason().unwrap_or("Error").into();
         let kind = format!("urn:latentd:problem:{code}").into();
-        let (status, detail) = (status.as_u16(), detail.into().into());
-        Self { kind, title, status, detail, code, request_id: None, extra: Box::default(), retry_after: None }
+        let (number, detail) = (status.as_u16(), detail.into());
+        let (extra, retry_after) = (Box::default(), None);
+        let problem =
+            Self { kind, title, status: number, detail, code, request_id: None, extra, retry_after };
+        // Who says more says so after.
+        if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(SOON) } else { problem }
     }
 
     /// 400.
@@ -98,7 +124,7 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
-        self.with("retry_after", after.as_secs().max(1))
+        self.with("retry_after", whole_seconds(after))
     }
 
     /// The problem of an error status that some layer answered with, `detail` being its text.
@@ -130,7 +156,7 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
         }
         response.extensions_mut().insert(self);
         response
@@ -157,5 +183,27 @@ impl From<EmbedError> for Problem {
             EmbedError::Overloaded(overloaded) => overloaded.into(),
             error => Self::new(status, error.code(), error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sent_is_told_in_short() {
+        let problem = Problem::bad_request("x", "é".repeat(100_000));
+        assert!(problem.detail.len() <= MAX_TEXT + '…'.len_utf8() && problem.detail.ends_with("é…"));
+        assert_eq!(&*Problem::bad_request("x", "short").detail, "short");
+    }
+
+    #[test]
+    fn unavailable_says_when_to_come_back_rounded_up() {
+        let seconds = |problem: Problem| problem.into_response().headers().get(header::RETRY_AFTER).cloned();
+        assert_eq!(seconds(Problem::unavailable("x", "")).unwrap(), "1");
+        let later = Problem::unavailable("x", "").retry_after(Duration::from_millis(1200));
+        assert_eq!(later.extra["retry_after"], 2);
+        assert_eq!(seconds(later).unwrap(), "2");
+        assert_eq!(seconds(Problem::not_found("x", "")), None);
     }
 }

@@ -11,7 +11,8 @@ use utoipa_axum::routes;
 use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
-use super::input::{Given, multipart, off_thread};
+use super::input::{Given, multipart, off_thread, take_apart};
+use super::json;
 use super::problem::Problem;
 use super::stored::{self, Include};
 use super::target::{self, Target, resolve};
@@ -64,6 +65,7 @@ pub struct SearchBody {
     /// Where to fetch a picture file from; see the inputs of /embed.
     pub(super) url: Option<String>,
     /// One picture in the form that /embed takes.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, 1>")]
     pub(super) inputs: Option<Vec<SearchInput>>,
     /// A vector.
     #[serde(default, deserialize_with = "stored::components")]
@@ -72,8 +74,10 @@ pub struct SearchBody {
     #[schema(value_type = Option<String>)]
     pub(super) contract: Option<Contract>,
     /// What to be near to, at most 64: the search is for the mean of these, less the mean of `negative`.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, { target::MOST }>")]
     pub(super) positive: Option<Vec<SearchExample>>,
     /// What to be far from, at most 64; only beside `positive`.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, { target::MOST }>")]
     pub(super) negative: Option<Vec<SearchExample>>,
     /// How many neighbours at most, 1 to 1000.
     #[schema(default = 10)]
@@ -85,8 +89,10 @@ pub struct SearchBody {
     /// dotted name goes into objects, a list counts as each of its elements, and the filter is applied exactly,
     /// however few items it leaves.
     #[schema(value_type = Option<Object>, example = json!({"colour": {"$in": ["red", "blue"]}, "price": {"$lt": 20}}))]
+    #[serde(default, deserialize_with = "json::tree")]
     filter: Option<Value>,
     /// What a neighbour tells beside its id and score; `["metadata"]` when left out.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, 16>")]
     include: Option<Vec<Include>>,
     /// Lowest score that counts, -1 to 1.
     min_score: Option<f32>,
@@ -245,14 +251,16 @@ async fn changed(app: &App, before: Contract) -> bool {
 }
 
 async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target<Given>, How), Problem> {
-    let (Payload { media, bytes, .. }, max_k) = (payload, app.config.max_k);
+    let (Payload { media, bytes, permit, .. }, max_k) = (payload, app.config.max_k);
     let bytes = match media {
         MediaType::Image => bytes,
         MediaType::Multipart(boundary) => {
             let parts = multipart(bytes, boundary, app.config.max_images).await?;
             return Ok((target::of_form(parts)?, how(&SearchBody::default(), query, max_k)?));
         }
-        MediaType::Json => return off_thread(bytes.len(), move || read_json(&bytes, query, max_k)).await,
+        MediaType::Json => {
+            return take_apart(bytes, &permit, move |bytes| read_json(&bytes, query, max_k)).await;
+        }
     };
     let how = how(&SearchBody::default(), query, max_k)?;
     Ok((Target::picture(Given::File(ImageBytes(bytes))), how))

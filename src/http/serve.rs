@@ -1,6 +1,7 @@
 //! Serving: connections accepted within their bounds, and let go in order at shutdown.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::Accept;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
@@ -84,13 +87,16 @@ async fn accept(
         let acceptor = app.tls.as_ref().map(Tls::acceptor);
         let (http, watcher) = (http.clone(), graceful.watcher());
         let (limit, shutdown) = (app.config.header_timeout(), shutdown.clone());
+        let patience = app.config.write_timeout();
         let open = app.metrics.connections.clone();
         open.increment(1.0);
         tokio::spawn(async move {
             let ended = match acceptor {
-                None => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                None => watcher.watch(http.serve_connection(read_in_time(stream, patience), service)).await,
                 Some(acceptor) => match handshake(acceptor.accept(stream), limit, &shutdown).await {
-                    Some(stream) => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                    Some(stream) => {
+                        watcher.watch(http.serve_connection(read_in_time(stream, patience), service)).await
+                    }
                     None => Ok(()),
                 },
             };
@@ -101,6 +107,17 @@ async fn accept(
             drop(place);
         });
     }
+}
+
+/// The stream, which breaks when the client takes nothing of what is written to it for so long: it would keep its place
+/// for ever.
+fn read_in_time<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    patience: Duration,
+) -> TokioIo<Pin<Box<TimeoutStream<S>>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(patience));
+    TokioIo::new(Box::pin(stream))
 }
 
 /// The router's reply, which says so where the connection cannot be used again.

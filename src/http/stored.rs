@@ -1,12 +1,13 @@
 //! What the resources of the store share: their errors as problems, and items as JSON.
 
 use axum::http::StatusCode;
-use latentd_model::{Contract, Embedding};
+use latentd_model::{Contract, Embedding, OutputSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::input::ItemError;
+use super::json;
 use super::problem::Problem;
 use crate::indexer::IndexError;
 use crate::store::{CollectionName, InvalidValue, Item, ItemId, StoreError};
@@ -65,7 +66,7 @@ impl From<IndexError> for Problem {
 impl From<ItemError> for Problem {
     fn from(error: ItemError) -> Self {
         let status = match error.code.as_ref() {
-            "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded" | "shutting_down" => StatusCode::SERVICE_UNAVAILABLE,
             "url_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "url_unresolvable" | "url_unreachable" | "url_status" | "url_redirects" | "url_timeout" => {
                 StatusCode::UNPROCESSABLE_ENTITY
@@ -133,7 +134,7 @@ pub fn components<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<V
         }
     }
 
-    let numbers = Option::<Vec<Component>>::deserialize(deserializer)?;
+    let numbers = json::at_most::<_, Component, { OutputSpec::MAX_DIM }>(deserializer)?;
     Ok(numbers.map(|numbers| numbers.into_iter().map(|Component(number)| number).collect()))
 }
 

@@ -15,7 +15,7 @@ use crate::store::{CollectionName, ItemId, examples};
 use crate::trace;
 
 /// Examples of one kind of one search, at most.
-const MOST: usize = 64;
+pub const MOST: usize = 64;
 
 /// What a search is for: one example, or several; pictures are first as they were given, then their files.
 #[derive(Debug, Clone)]

@@ -17,6 +17,8 @@ pub struct Metadata(Arc<str>);
 impl Metadata {
     /// Longest metadata, in bytes of compact JSON.
     pub const MAX_BYTES: usize = 64 * 1024;
+    /// Longest text that metadata is read from, in bytes: with spaces and line ends.
+    pub const MAX_TEXT: usize = 16 * Self::MAX_BYTES;
     /// Most objects and lists inside each other.
     pub const MAX_DEPTH: usize = 16;
     /// Longest dotted name of a field, in bytes.
@@ -57,6 +59,10 @@ impl Metadata {
     /// # Errors
     /// [`InvalidValue::Metadata`].
     pub fn from_json(text: &str) -> Result<Self, InvalidValue> {
+        if text.len() > Self::MAX_TEXT {
+            let reason = format!("is {} bytes of text, but at most {} are read", text.len(), Self::MAX_TEXT);
+            return Err(InvalidValue::Metadata { reason });
+        }
         let value: Value = serde_json::from_str(text)
             .map_err(|error| InvalidValue::Metadata { reason: format!("is no JSON: {error}") })?;
         Self::from_value(&value)

@@ -1,5 +1,7 @@
 //! Bad input: each gets a clear problem with its code, and the server goes on.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -152,4 +154,81 @@ async fn a_client_that_still_sends_gets_the_reply() {
     // What was read leaves the connection as it was.
     assert_eq!(server.post("/embed", example("hat-1")).await.headers().get("connection"), None);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_connection() {
+    let hasty = |config: &mut latentd::config::Config| {
+        config.max_connections = 2;
+        config.write_timeout_ms = 300;
+    };
+    let server = Server::with(hasty).await;
+    let ask = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(400);
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        // Far more is asked for than sockets hold, and none of it read.
+        let _ = tokio::time::timeout(Duration::from_millis(200), stream.write_all(ask.as_bytes())).await;
+        silent.push(stream);
+    }
+    // There is no place for another one until theirs are taken.
+    let reply = tokio::time::timeout(Duration::from_secs(20), server.client.get(server.at("/livez")).send());
+    assert_eq!(reply.await.unwrap().unwrap().status(), 200);
+    drop(silent);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn json_of_many_small_values_is_refused_without_being_built() {
+    let server = Server::start().await;
+    let many =
+        |open: &str, value: &str, close: &str| format!("{open}{}{close}", vec![value; 2_000_000].join(","));
+    let vast = vec!["[]"; 600_000].join(",");
+    let before = resident_mib();
+    for (path, body, status, code) in [
+        ("/items", many("{\"items\":[", "0", "]}"), 413, "too_many_items"),
+        ("/items", many("{\"items\":[", "{}", "]}"), 413, "too_many_items"),
+        ("/embed", many("{\"inputs\":[", "{}", "]}"), 413, "too_many_images"),
+        ("/search", many("{\"id\":\"a\",\"filter\":[", "0", "]}"), 400, "invalid_json"),
+        ("/search", many("{\"positive\":[", "{}", "]}"), 400, "invalid_search"),
+        ("/v1/embeddings", many("{\"model\":\"x\",\"input\":[", "\"\"", "]}"), 404, "model_not_found"),
+    ] {
+        let reply = server.client.post(server.at(path)).header("content-type", "application/json").body(body);
+        problem(reply.send().await.unwrap(), status, code).await;
+    }
+    let metadata = format!("{{\"image\":\"\",\"metadata\":{{\"a\":[{vast}]}}}}");
+    let put =
+        server.client.put(server.at("/items/a")).header("content-type", "application/json").body(metadata);
+    problem(put.send().await.unwrap(), 400, "invalid_json").await;
+    let infer = format!(
+        "{{\"inputs\":[{{\"name\":\"image\",\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[{vast}]}}]}}"
+    );
+    let name = server.app.embedder().artefact().manifest().full_name();
+    let infer = server.client.post(server.at(&format!("/v2/models/{name}/infer"))).body(infer);
+    problem(infer.send().await.unwrap(), 400, "invalid_inference_request").await;
+    // As trees these would take hundreds of MiB each. Other tests run beside this one.
+    assert!(resident_mib() < before + 600, "{before} MiB, then {}", resident_mib());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn errors_tell_what_was_sent_in_short() {
+    let server = Server::start().await;
+    let long = "x".repeat(3_000_000);
+    for (path, body) in [
+        ("/search", format!("{{\"{long}\":1}}")),
+        ("/v1/embeddings", format!("{{\"model\":\"m\",\"input\":\"\",\"encoding_format\":\"{long}\"}}")),
+        ("/items", format!("{{\"items\":[{{\"id\":\"{long}\"}},{{\"{long}\":1}}]}}")),
+    ] {
+        let reply = server.client.post(server.at(path)).header("content-type", "application/json").body(body);
+        let reply = reply.send().await.unwrap().bytes().await.unwrap();
+        assert!(reply.len() < 10_000, "{path}: {} bytes", reply.len());
+    }
+    server.stop().await;
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }

@@ -1,13 +1,17 @@
 //! Tensors of the Open Inference Protocol: a request's JSON with what follows it, and a reply's.
 
+use std::fmt;
+
 use bytes::Bytes;
 use latentd_model::{Embedding, ImageBytes};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::config::MAX_IMAGES;
 use crate::http::extract::parse_json;
 use crate::http::input::{Given, ItemError, image_from_text, too_many_images};
+use crate::http::json::{self, AtMost};
 use crate::http::problem::Problem;
 
 /// The name of the input.
@@ -24,10 +28,12 @@ pub struct InferRequest {
     /// `binary_data_output`: whether outputs are to follow the JSON as bytes.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
     /// One tensor, `image`.
-    inputs: Vec<InputTensor>,
+    #[schema(value_type = Vec<InputTensor>)]
+    inputs: AtMost<InputTensor, 1>,
     /// The outputs wanted; all when left out.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, 16>")]
     outputs: Option<Vec<WantedOutput>>,
 }
 
@@ -39,14 +45,103 @@ pub struct InputTensor {
     /// `BYTES`.
     datatype: String,
     /// `[n]` or `[n, 1]`.
-    shape: Vec<u64>,
+    #[schema(value_type = Vec<u64>)]
+    shape: AtMost<u64, 2>,
     /// `binary_data_size`: how many of the bytes after the JSON are its.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
     /// Picture files in base64 or as data URIs, flat or in the tensor's shape.
+    #[serde(default, deserialize_with = "json::at_most::<_, _, MAX_IMAGES>")]
     #[schema(value_type = Option<Vec<Object>>)]
-    data: Option<Value>,
+    data: Option<Vec<Row>>,
+}
+
+/// The parameters that are looked at, of a request, an input or an output.
+#[derive(Debug, Default, Deserialize)]
+struct Parameters {
+    binary_data_output: Option<bool>,
+    binary_data: Option<bool>,
+    binary_data_size: Option<u64>,
+}
+
+/// An element of a tensor's data.
+#[derive(Debug)]
+enum Row {
+    /// A text, by itself or as the only one of a list.
+    Text(String),
+    /// Anything else.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RowVisitor { nested: false })
+    }
+}
+
+/// A text at the top or one level deeper.
+#[derive(Clone, Copy)]
+struct RowVisitor {
+    nested: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for RowVisitor {
+    type Value = Row;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Row, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RowVisitor {
+    type Value = Row;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Row, E> {
+        Ok(Row::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Row, A::Error> {
+        if self.nested {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(Row::Other);
+        }
+        let first = list.next_element_seed(Self { nested: true })?;
+        let mut alone = true;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            alone = false;
+        }
+        Ok(first.filter(|_| alone).unwrap_or(Row::Other))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Row, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Row::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Row, E> {
+        Ok(Row::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Row, E> {
+        Ok(Row::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Row, E> {
+        Ok(Row::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Row, E> {
+        Ok(Row::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Row, E> {
+        Ok(Row::Other)
+    }
 }
 
 /// An output that a request asks for.
@@ -57,7 +152,7 @@ pub struct WantedOutput {
     /// `binary_data`: whether it is to follow the JSON as bytes.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    parameters: Map<String, Value>,
+    parameters: Parameters,
 }
 
 /// What a request asks for.
@@ -83,21 +178,21 @@ impl Infer {
         }
         let (json, rest) = (body.slice(..length), body.slice(length..));
         let InferRequest { id, parameters, inputs, outputs } = parse_json(&json)?;
-        let [input] = <[InputTensor; 1]>::try_from(inputs)
+        let [input] = <[InputTensor; 1]>::try_from(inputs.0)
             .map_err(|_| invalid("there has to be one input, \"image\""))?;
         if input.name != INPUT || input.datatype != "BYTES" {
             return Err(invalid("the input has to be \"image\", of the datatype BYTES: picture files"));
         }
-        let count = match input.shape.as_slice() {
+        let count = match input.shape.0.as_slice() {
             [count] | [count, 1] => usize::try_from(*count).unwrap_or(usize::MAX),
             _ => return Err(invalid("the shape of the input has to be [n] or [n, 1]")),
         };
         if count > max {
             return Err(too_many_images(max));
         }
-        let given = match (input.data, input.parameters.get("binary_data_size").map(Value::as_u64)) {
+        let given = match (input.data, input.parameters.binary_data_size) {
             (Some(data), None) if rest.is_empty() => texts(&data)?,
-            (None, Some(Some(size))) if size == rest.len() as u64 => files(rest, max)?,
+            (None, Some(size)) if size == rest.len() as u64 => files(rest, max)?,
             _ => {
                 return Err(invalid(
                     "the input has either data, or a binary_data_size that is what follows the JSON",
@@ -107,15 +202,13 @@ impl Infer {
         if given.len() != count || count == 0 {
             return Err(invalid("the input has not as many pictures as its shape says, or none"));
         }
-        let is_set =
-            |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
-        let mut binary = is_set(&parameters, "binary_data_output").unwrap_or(false);
+        let mut binary = parameters.binary_data_output.unwrap_or(false);
         let outputs = outputs.unwrap_or_default();
         for output in &outputs {
             if output.name != OUTPUT {
                 return Err(invalid("the only output is \"embedding\""));
             }
-            binary = is_set(&output.parameters, "binary_data").unwrap_or(binary);
+            binary = output.parameters.binary_data.unwrap_or(binary);
         }
         Ok(Self { given, id, binary })
     }
@@ -126,20 +219,12 @@ fn invalid(detail: &str) -> Problem {
 }
 
 /// The pictures of a tensor in JSON, flat or nested.
-fn texts(data: &Value) -> Result<Vec<Result<Given, ItemError>>, Problem> {
-    let rows = data.as_array().ok_or_else(|| invalid("the data of the input is no list"))?;
-    let text = |row: &Value| -> Option<Result<Given, ItemError>> {
-        let text = match row {
-            Value::String(text) => text,
-            Value::Array(one) => match one.as_slice() {
-                [Value::String(text)] => text,
-                _ => return None,
-            },
-            _ => return None,
-        };
-        Some(image_from_text(text).map(Given::File))
+fn texts(data: &[Row]) -> Result<Vec<Result<Given, ItemError>>, Problem> {
+    let text = |row: &Row| match row {
+        Row::Text(text) => Some(image_from_text(text).map(Given::File)),
+        Row::Other => None,
     };
-    let all: Option<Vec<_>> = rows.iter().map(text).collect();
+    let all: Option<Vec<_>> = data.iter().map(text).collect();
     all.ok_or_else(|| invalid("the data of the input has to be texts: picture files in base64"))
 }
 
@@ -234,7 +319,7 @@ pub fn write(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
