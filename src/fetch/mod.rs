@@ -219,7 +219,8 @@ impl Fetcher {
         if declared.is_some_and(|size| size > self.max_bytes) {
             return Err(too_large());
         }
-        permit.grow(0, declared.unwrap_or(0))?;
+        // Refused unread where there is no room for it now; but only what has come is held, as of bodies.
+        drop(self.admission.admit(0, declared.unwrap_or(0))?);
         let mut file = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| FetchError::Unreachable)?;
