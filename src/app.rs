@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use latentd_model::{Artefact, RuntimeInfo};
 use parking_lot::RwLock;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admission::Admission;
 use crate::backend::Backends;
@@ -206,6 +207,10 @@ impl App {
 
     /// Reads files again that may change while the server runs. Never ends when there are any.
     pub async fn follow_files(self: Arc<Self>) {
+        // From here on it ends no process, also where there is no file to read again.
+        if let Err(error) = signal(SignalKind::hangup()) {
+            tracing::warn!(%error, "cannot listen for SIGHUP");
+        }
         let keys = async {
             let Some(file) = self.keys.file().map(Path::to_owned) else { return };
             let app = self.clone();
