@@ -56,7 +56,8 @@ impl Deadline {
 }
 
 fn milliseconds(text: &str) -> Option<Duration> {
-    digits(text, 10).map(Duration::from_millis)
+    // As many as a u64 surely holds.
+    digits(text, 19).map(Duration::from_millis)
 }
 
 fn grpc(text: &str) -> Option<Duration> {

@@ -115,8 +115,8 @@ fn content<'a>(
     }
 }
 
-/// Adds how a key is sent, and what those get whose key does not do.
-pub fn with_keys(mut api: OpenApi) -> OpenApi {
+/// Adds what is common to all: how a key is sent, and what requests get whose key does not do, or that are late.
+pub fn with_common(mut api: OpenApi) -> OpenApi {
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     let header = ApiKey::Header(ApiKeyValue::new(auth::X_API_KEY));
@@ -130,6 +130,7 @@ pub fn with_keys(mut api: OpenApi) -> OpenApi {
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
+            may_be_late(operation);
             match auth::needs(&method, path) {
                 Some(Needs::Nothing) => {}
                 Some(Needs::Role(role)) => needs_key(operation, role),
@@ -145,18 +146,25 @@ fn needs_key(operation: &mut Operation, role: Role) {
     // A server without keys takes everybody's requests, but for those of an administrator.
     let open = (role != Role::Admin).then(SecurityRequirement::default);
     operation.security = Some(open.into_iter().chain([scheme("bearer"), scheme("api_key")]).collect());
-    let told = [
-        ("401", "The server has keys, and none of them was sent".to_owned()),
-        ("403", format!("The key has not the role {role}")),
-        ("429", "The key has had what it may for now; see retry-after".to_owned()),
-    ];
-    let responses = &mut operation.responses.responses;
-    for (status, description) in told {
-        let schema = Ref::from_schema_name("Problem");
-        let mut response = Response::new(description);
-        response.content.insert(PROBLEM.to_owned(), Content::new(Some(schema)).into());
-        responses.entry(status.to_owned()).or_insert_with(|| response.into());
+    tell(operation, "401", "The server has keys, and none of them was sent");
+    tell(operation, "403", format!("The key has not the role {role}"));
+    tell(operation, "429", "The key has had what it may for now; see retry-after");
+}
+
+/// What each request may get that takes too long, or whose body does.
+fn may_be_late(operation: &mut Operation) {
+    if operation.request_body.is_some() {
+        tell(operation, "408", "The body did not come in time");
     }
+    tell(operation, "504", "Not finished within the time that the client gave");
+}
+
+/// Describes a problem where the operation itself does not.
+fn tell(operation: &mut Operation, status: &str, description: impl Into<String>) {
+    let mut response = Response::new(description);
+    let schema = Ref::from_schema_name("Problem");
+    response.content.insert(PROBLEM.to_owned(), Content::new(Some(schema)).into());
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
 }
 
 /// The description as it is committed: pretty JSON and a line end.

@@ -38,7 +38,7 @@ pub fn openapi() -> OpenApi {
 /// The description of the API with other examples than those compiled in.
 #[must_use]
 pub fn openapi_with(text: impl Fn(&docs::Example) -> String) -> OpenApi {
-    docs::with_keys(docs::with_examples(described().into_openapi(), text))
+    docs::with_common(docs::with_examples(described().into_openapi(), text))
 }
 
 /// The whole app as a service.
@@ -49,12 +49,12 @@ pub fn router(app: AppState) -> Router {
         .merge(ui::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(app.clone(), auth::authorise))
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(from_fn_with_state(app.clone(), observe::observe))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
-        ))
-        .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(from_fn_with_state(app.clone(), observe::observe));
+        ));
     // Outermost, so that a browser's question needs no key and every reply can be read where it may be.
     let routes = match cors::layer(&app.config.cors_origins.0) {
         Some(cors) => routes.layer(cors),

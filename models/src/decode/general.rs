@@ -104,9 +104,12 @@ fn refuse(
         ImageError::Unsupported(what) => DecodeError::UnsupportedFormat {
             reason: format!("the {kind} is of a kind that is not decoded ({what})"),
         },
-        ImageError::Limits(_) if width > 0 => {
+        ImageError::Limits(_) if u64::from(width) * u64::from(height) > limits.max_pixels => {
             DecodeError::TooManyPixels { width, height, max: limits.max_pixels }
         }
+        ImageError::Limits(_) if width > 0 => DecodeError::Corrupt {
+            reason: format!("{kind}: its parts are far larger than its {width}x{height} pixels"),
+        },
         other => DecodeError::Corrupt { reason: format!("{kind}: {other}") },
     }
 }
