@@ -3,6 +3,7 @@
 use axum::extract::State;
 use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -83,9 +84,10 @@ pub struct SearchBody {
     /// `{"colour": "red"}` asks for equality; `{"price": {"$gte": 10, "$lt": 20}}` for a range; `$eq`, `$ne`, `$in`,
     /// `$nin`, `$gt`, `$gte`, `$lt`, `$lte` and `$exists` are known, and `$and`, `$or`, `$not` join filters. A
     /// dotted name goes into objects, a list counts as each of its elements, and the filter is applied exactly,
-    /// however few items it leaves.
+    /// however few items it leaves. It may have 256 KiB of text, 8 levels of `$and`, `$or` and `$not`, 256
+    /// conditions, 1024 members of objects and filters in lists, 1000 values of a list and 4096 of all lists.
     #[schema(value_type = Option<Object>, example = json!({"colour": {"$in": ["red", "blue"]}, "price": {"$lt": 20}}))]
-    filter: Option<Value>,
+    filter: Option<Box<RawValue>>,
     /// What a neighbour tells beside its id and score; `["metadata"]` when left out.
     include: Option<Vec<Include>>,
     /// Lowest score that counts, -1 to 1.
@@ -277,14 +279,8 @@ fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Probl
     if k == 0 || k > max_k {
         return Err(Problem::from(InvalidValue::K(k)).with("max_k", max_k));
     }
-    let filter = match (&body.filter, &query.filter) {
-        (Some(Value::Null) | None, None) => None,
-        (Some(filter), _) if !filter.is_null() => {
-            Some(Filter::from_value(filter).map_err(store::StoreError::from)?)
-        }
-        (_, Some(text)) => Some(Filter::from_json(text).map_err(store::StoreError::from)?),
-        _ => None,
-    };
+    let filter = body.filter.as_ref().map(|filter| filter.get()).or(query.filter.as_deref());
+    let filter = filter.map(Filter::from_json).transpose().map_err(StoreError::from)?;
     let include = match (&body.include, &query.include) {
         (Some(include), _) => include.clone(),
         (None, Some(text)) => stored::include(text)?,
