@@ -216,12 +216,13 @@ impl EmbeddedStore {
             if sender.is_closed() {
                 return;
             }
-            let search = std::panic::AssertUnwindSafe(|| collection.index.search(&query));
+            let gone = || sender.is_closed();
+            let search = std::panic::AssertUnwindSafe(|| collection.index.search_until(&query, &gone));
             let found = std::panic::catch_unwind(search);
             let sound = found.is_ok();
-            // The caller may go while the search runs.
-            let _: Result<(), _> = sender.send(found.map_err(|_| StoreError::Internal("a search panicked")));
-            if sound && collection.index.samples() {
+            // The caller may go while the search runs, which then breaks off and shows nothing.
+            let told = sender.send(found.map_err(|_| StoreError::Internal("a search panicked"))).is_ok();
+            if sound && told && collection.index.samples() {
                 linkers.spawn(move || collection.index.measure(&query));
             }
         });
