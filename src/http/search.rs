@@ -4,7 +4,6 @@ use axum::extract::State;
 use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +17,7 @@ use super::stored::{self, Include};
 use super::target::{self, Target, resolve};
 use crate::app::{App, AppState};
 use crate::store::diversify::Diversity;
-use crate::store::{self, Filter, InvalidValue, Neighbour, StoreError};
+use crate::store::{self, Filter, InvalidValue, Metadata, Neighbour, StoreError};
 use crate::trace;
 
 /// The routes of this resource.
@@ -158,7 +157,7 @@ pub struct NeighbourView {
     /// What is kept with it, where `include` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Metadata>,
     /// Its vector, where `include` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector: Option<Vec<f32>>,
@@ -233,7 +232,7 @@ async fn search(
     let view = |neighbour: Neighbour| NeighbourView {
         id: neighbour.id.to_string(),
         score: neighbour.score,
-        metadata: with_metadata.then(|| neighbour.metadata.to_map()),
+        metadata: with_metadata.then_some(neighbour.metadata),
         vector: neighbour.vector.filter(|_| tells_vectors).map(|vector| vector.as_slice().to_vec()),
     };
     let neighbours = found.into_iter().map(view).collect();

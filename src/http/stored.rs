@@ -3,13 +3,12 @@
 use axum::http::StatusCode;
 use latentd_model::{Contract, Embedding};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::input::ItemError;
 use super::problem::Problem;
 use crate::indexer::IndexError;
-use crate::store::{CollectionName, InvalidValue, Item, ItemId, StoreError};
+use crate::store::{CollectionName, InvalidValue, Item, ItemId, Metadata, StoreError};
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
@@ -178,7 +177,7 @@ pub struct ItemView {
     pub contract: Contract,
     /// What is kept with it.
     #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// SHA-256 of the picture file, or of the vector's numbers.
     pub content_hash: String,
     /// Whether `/items/{id}/image` has a picture.
@@ -204,7 +203,7 @@ impl ItemView {
         Self {
             id: item.id.to_string(),
             contract: item.contract,
-            metadata: item.metadata.to_map(),
+            metadata: item.metadata,
             content_hash: item.content_hash.to_string(),
             has_image: item.has_thumbnail,
             seq: item.seq,
