@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry, Source};
-use crate::store::{CollectionName, ItemId, Metadata};
+use crate::store::{CollectionName, ContentHash, ItemId, Metadata};
 use crate::trace;
 
 /// The routes of this resource.
@@ -295,7 +295,7 @@ async fn get_image(
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
     let found = trace::part("store thumbnail", app.store.thumbnail(collection.clone(), id.clone())).await?;
     let Some(thumbnail) = found else { return Err(no_image(&app, collection, id).await) };
-    let tag = format!("\"{:08x}\"", crc32fast::hash(&thumbnail.0));
+    let tag = format!("\"{}\"", ContentHash::of(&thumbnail.0));
     let mut response = if etag::is_known(&headers, &tag) {
         etag::not_modified(&tag)
     } else {

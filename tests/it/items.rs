@@ -89,6 +89,7 @@ async fn the_thumbnail_is_a_small_jpeg_that_caches_ask_about() {
     let tag = reply.headers()["etag"].clone();
     let thumbnail = image::load_from_memory(&reply.bytes().await.unwrap()).unwrap();
     assert!(thumbnail.width().max(thumbnail.height()) <= 256);
+    assert_eq!(tag.len(), 66, "a strong tag is a whole hash");
     let again =
         server.client.get(server.at("/items/a/image")).header("if-none-match", tag).send().await.unwrap();
     assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
