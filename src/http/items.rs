@@ -200,6 +200,7 @@ async fn get_item(
         (status = 400, description = "A bad id or collection name", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such item or collection", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was deleted", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn delete_item(

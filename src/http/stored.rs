@@ -12,7 +12,7 @@ use crate::store::{CollectionName, InvalidValue, Item, ItemId, Metadata, StoreEr
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let (code, detail) = (error.code(), error.to_string());
+        let (code, detail) = (error.code(), error.for_clients());
         let status = match &error {
             StoreError::ContractMismatch { .. } | StoreError::Led { .. } => StatusCode::CONFLICT,
             StoreError::Invalid(InvalidValue::Bulk(_)) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -77,7 +77,11 @@ impl From<ItemError> for Problem {
 
 impl From<IndexError> for ItemError {
     fn from(error: IndexError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let message = match &error {
+            IndexError::Embed(error) => error.to_string(),
+            IndexError::Store(error) => error.for_clients(),
+        };
+        Self::new(error.code(), message)
     }
 }
 
