@@ -188,20 +188,20 @@ impl Target {
         let mut known = HashMap::new();
         let mut after: Option<ItemId> = None;
         loop {
-            let page = match &self.place {
+            let (page, next) = match &self.place {
                 Place::Local { store, .. } => {
-                    match store.list(self.collection.clone(), after, PAGE, false).await {
-                        Ok(page) => page.into_iter().map(|item| (item.id, item.content_hash)).collect(),
+                    let page = match store.list(self.collection.clone(), after, PAGE, false).await {
                         Err(crate::store::StoreError::UnknownCollection(_)) => Vec::new(),
-                        Err(error) => return Err(error.into()),
-                    }
+                        page => page?,
+                    };
+                    let next = page.last().filter(|_| page.len() == PAGE).map(|item| item.id.clone());
+                    (page.into_iter().map(|item| (item.id, item.content_hash)).collect(), next)
                 }
                 Place::Remote { client, .. } => self.remote_page(client, after.as_ref()).await?,
             };
-            after = page.last().map(|(id, _)| id.clone());
-            let full = page.len() == PAGE;
             known.extend(page);
-            if !full {
+            after = next;
+            if after.is_none() {
                 return Ok(known);
             }
         }
@@ -211,12 +211,14 @@ impl Target {
         &self,
         client: &Client,
         after: Option<&ItemId>,
-    ) -> anyhow::Result<Vec<(ItemId, ContentHash)>> {
+    ) -> anyhow::Result<(Vec<(ItemId, ContentHash)>, Option<ItemId>)> {
         let limit = crate::store::MAX_PAGE.to_string();
         let mut query = vec![("collection", self.collection.as_str()), ("limit", limit.as_str())];
         query.extend(after.map(|id| ("after", id.as_str())));
         let page = match client.get("/items", &query).await {
-            Err(error) if error.to_string().ends_with("(unknown_collection)") => return Ok(Vec::new()),
+            Err(error) if error.to_string().ends_with("(unknown_collection)") => {
+                return Ok((Vec::new(), None));
+            }
             page => page?,
         };
         let items = page["items"].as_array().context("/items gave no items")?;
@@ -224,7 +226,9 @@ impl Target {
             let id = ItemId::new(item["id"].as_str()?).ok()?;
             Some((id, item["content_hash"].as_str()?.parse().ok()?))
         };
-        items.iter().map(|one| item(one).context("/items gave something that is no item")).collect()
+        let items = items.iter().map(|one| item(one).context("/items gave something that is no item"));
+        let next = page["next"].as_str().map(ItemId::new).transpose()?;
+        Ok((items.collect::<anyhow::Result<_>>()?, next))
     }
 
     /// Embeds and keeps pictures; each has its own outcome, in order.

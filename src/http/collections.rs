@@ -105,6 +105,7 @@ async fn list_collections(
         (status = 400, description = "A bad collection name", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was deleted", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn delete_collection(

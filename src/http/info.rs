@@ -219,7 +219,9 @@ async fn store_info(app: &App) -> serde_json::Value {
             "scan": stats.scan,
             "queued_writes": stats.queued_writes,
         }),
-        Err(error) => serde_json::json!({ "error": { "code": error.code(), "message": error.to_string() } }),
+        Err(error) => {
+            serde_json::json!({ "error": { "code": error.code(), "message": error.for_clients() } })
+        }
     }
 }
 
@@ -231,8 +233,9 @@ async fn livez() -> &'static str {
 
 /// Whether requests are taken
 ///
-/// 503 until the golden check passed, while shutting down, when the store cannot take writes, and when another
-/// process has changed the encoder of the store that they share to one that is missing here.
+/// 503 until the golden check passed, while shutting down, when the store cannot take writes (after one failed for lack
+/// of room, until one is kept; the disk is tried again every few seconds), and when another process has changed the
+/// encoder of the store that they share to one that is missing here.
 #[utoipa::path(
     get, path = "/readyz", tag = "server",
     responses(
@@ -244,7 +247,7 @@ async fn readyz(State(app): State<AppState>) -> Result<&'static str, Problem> {
     app.ready()?;
     match app.store.health().await {
         Ok(()) => Ok("ok\n"),
-        Err(error) => Err(Problem::unavailable(error.code(), error.to_string())),
+        Err(error) => Err(Problem::unavailable(error.code(), error.for_clients())),
     }
 }
 

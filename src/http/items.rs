@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry, Source};
-use crate::store::{CollectionName, ItemId, Metadata};
+use crate::store::{CollectionName, ContentHash, InvalidValue, Item, ItemId, MAX_PAGE, Metadata, StoreError};
 use crate::trace;
 
 /// The routes of this resource.
@@ -200,6 +200,7 @@ async fn get_item(
         (status = 400, description = "A bad id or collection name", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such item or collection", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was deleted", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn delete_item(
@@ -222,7 +223,7 @@ struct ListQuery {
     collection: Option<String>,
     /// The id after which the page begins: `next` of the page before.
     after: Option<String>,
-    /// Items of a page, 1 to 1000.
+    /// Items of a page at most, 1 to 1000: it ends early with 8 MiB of metadata.
     #[serde(default = "default_limit")]
     #[param(default = 100)]
     limit: usize,
@@ -234,6 +235,11 @@ struct ListQuery {
 fn default_limit() -> usize {
     100
 }
+
+/// Items of a page that are read at a time.
+const AT_A_TIME: usize = 100;
+/// Bytes of metadata after which a page ends.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// A page of items.
 #[derive(Debug, Serialize, ToSchema)]
@@ -264,12 +270,36 @@ async fn list_items(
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
     let with_vector = stored::include(&query.include)?.contains(&Include::Vector);
-    let found =
-        trace::part("store list", app.store.list(collection.clone(), after, query.limit, with_vector))
-            .await?;
-    let next = found.last().filter(|_| found.len() == query.limit).map(|item| item.id.to_string());
+    let (found, next) = page(&app, &collection, after, query.limit, with_vector).await?;
     let items = found.into_iter().map(|item| ItemView::new(item, with_vector)).collect();
+    let next = next.map(|id| id.to_string());
     Ok(axum::Json(ListReply { collection: collection.to_string(), items, next }))
+}
+
+/// The items of a page, and the last one's id where there may be more.
+async fn page(
+    app: &App,
+    collection: &CollectionName,
+    mut after: Option<ItemId>,
+    limit: usize,
+    vectors: bool,
+) -> Result<(Vec<Item>, Option<ItemId>), StoreError> {
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(InvalidValue::Limit(limit).into());
+    }
+    let (mut items, mut bytes): (Vec<Item>, usize) = (Vec::new(), 0);
+    loop {
+        let wanted = AT_A_TIME.min(limit - items.len());
+        let listing = app.store.list(collection.clone(), after, wanted, vectors);
+        let found = trace::part("store list", listing).await?;
+        let more = found.len() == wanted;
+        bytes += found.iter().map(|item| item.metadata.as_str().len()).sum::<usize>();
+        items.extend(found);
+        after = items.last().filter(|_| more).map(|item| item.id.clone());
+        if !more || items.len() == limit || bytes >= PAGE_BYTES {
+            return Ok((items, after));
+        }
+    }
 }
 
 /// Get an item's thumbnail
@@ -295,7 +325,7 @@ async fn get_image(
     let (id, collection) = (ItemId::new(&id)?, stored::collection(query.collection.as_deref())?);
     let found = trace::part("store thumbnail", app.store.thumbnail(collection.clone(), id.clone())).await?;
     let Some(thumbnail) = found else { return Err(no_image(&app, collection, id).await) };
-    let tag = format!("\"{:08x}\"", crc32fast::hash(&thumbnail.0));
+    let tag = format!("\"{}\"", ContentHash::of(&thumbnail.0));
     let mut response = if etag::is_known(&headers, &tag) {
         etag::not_modified(&tag)
     } else {

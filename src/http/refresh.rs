@@ -79,6 +79,7 @@ struct ActivateQuery {
         (status = 409, description = "It serves already, another change is under way (perhaps led by another process of the store), or items cannot be embedded again", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Its files are damaged, or its golden pictures fail", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not ready, or shutting down, or the distributed store does not answer; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was changed", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn activate(
@@ -133,6 +134,7 @@ struct RollbackQuery {
         (status = 409, description = "Nothing to go back to, another change is under way, or items cannot be embedded again", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Its files are damaged, or its golden pictures fail", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not ready, or shutting down, or the distributed store does not answer; see retry-after", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: nothing was changed", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn rollback(

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +18,7 @@ use super::stored::{self, Include};
 use super::target::{self, Target, resolve};
 use crate::app::{App, AppState};
 use crate::store::diversify::Diversity;
-use crate::store::{self, Filter, InvalidValue, Neighbour, StoreError};
+use crate::store::{self, Filter, InvalidValue, Metadata, Neighbour, StoreError};
 use crate::trace;
 
 /// The routes of this resource.
@@ -87,10 +87,10 @@ pub struct SearchBody {
     /// `{"colour": "red"}` asks for equality; `{"price": {"$gte": 10, "$lt": 20}}` for a range; `$eq`, `$ne`, `$in`,
     /// `$nin`, `$gt`, `$gte`, `$lt`, `$lte` and `$exists` are known, and `$and`, `$or`, `$not` join filters. A
     /// dotted name goes into objects, a list counts as each of its elements, and the filter is applied exactly,
-    /// however few items it leaves.
+    /// however few items it leaves. It may have 256 KiB of text, 8 levels of `$and`, `$or` and `$not`, 256
+    /// conditions, 1024 members of objects and filters in lists, 1000 values of a list and 4096 of all lists.
     #[schema(value_type = Option<Object>, example = json!({"colour": {"$in": ["red", "blue"]}, "price": {"$lt": 20}}))]
-    #[serde(default, deserialize_with = "json::tree")]
-    filter: Option<Value>,
+    filter: Option<Box<RawValue>>,
     /// What a neighbour tells beside its id and score; `["metadata"]` when left out.
     #[serde(default, deserialize_with = "json::at_most::<_, _, 16>")]
     include: Option<Vec<Include>>,
@@ -162,7 +162,7 @@ pub struct NeighbourView {
     /// What is kept with it, where `include` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<Metadata>,
     /// Its vector, where `include` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector: Option<Vec<f32>>,
@@ -237,7 +237,7 @@ async fn search(
     let view = |neighbour: Neighbour| NeighbourView {
         id: neighbour.id.to_string(),
         score: neighbour.score,
-        metadata: with_metadata.then(|| neighbour.metadata.to_map()),
+        metadata: with_metadata.then_some(neighbour.metadata),
         vector: neighbour.vector.filter(|_| tells_vectors).map(|vector| vector.as_slice().to_vec()),
     };
     let neighbours = found.into_iter().map(view).collect();
@@ -285,14 +285,8 @@ fn how(body: &SearchBody, query: SearchQuery, max_k: usize) -> Result<How, Probl
     if k == 0 || k > max_k {
         return Err(Problem::from(InvalidValue::K(k)).with("max_k", max_k));
     }
-    let filter = match (&body.filter, &query.filter) {
-        (Some(Value::Null) | None, None) => None,
-        (Some(filter), _) if !filter.is_null() => {
-            Some(Filter::from_value(filter).map_err(store::StoreError::from)?)
-        }
-        (_, Some(text)) => Some(Filter::from_json(text).map_err(store::StoreError::from)?),
-        _ => None,
-    };
+    let filter = body.filter.as_ref().map(|filter| filter.get()).or(query.filter.as_deref());
+    let filter = filter.map(Filter::from_json).transpose().map_err(StoreError::from)?;
     let include = match (&body.include, &query.include) {
         (Some(include), _) => include.clone(),
         (None, Some(text)) => stored::include(text)?,

@@ -3,18 +3,17 @@
 use axum::http::StatusCode;
 use latentd_model::{Contract, Embedding, OutputSpec};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::input::ItemError;
 use super::json;
 use super::problem::Problem;
 use crate::indexer::IndexError;
-use crate::store::{CollectionName, InvalidValue, Item, ItemId, StoreError};
+use crate::store::{CollectionName, InvalidValue, Item, ItemId, Metadata, StoreError};
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let (code, detail) = (error.code(), error.to_string());
+        let (code, detail) = (error.code(), error.for_clients());
         let status = match &error {
             StoreError::ContractMismatch { .. } | StoreError::Led { .. } => StatusCode::CONFLICT,
             StoreError::Invalid(InvalidValue::Bulk(_)) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -79,7 +78,11 @@ impl From<ItemError> for Problem {
 
 impl From<IndexError> for ItemError {
     fn from(error: IndexError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let message = match &error {
+            IndexError::Embed(error) => error.to_string(),
+            IndexError::Store(error) => error.for_clients(),
+        };
+        Self::new(error.code(), message)
     }
 }
 
@@ -179,7 +182,7 @@ pub struct ItemView {
     pub contract: Contract,
     /// What is kept with it.
     #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// SHA-256 of the picture file, or of the vector's numbers.
     pub content_hash: String,
     /// Whether `/items/{id}/image` has a picture.
@@ -205,7 +208,7 @@ impl ItemView {
         Self {
             id: item.id.to_string(),
             contract: item.contract,
-            metadata: item.metadata.to_map(),
+            metadata: item.metadata,
             content_hash: item.content_hash.to_string(),
             has_image: item.has_thumbnail,
             seq: item.seq,

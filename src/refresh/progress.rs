@@ -120,7 +120,10 @@ impl Progress {
 
     pub(super) fn fail(&mut self, model: &str, error: &RefreshError) {
         self.model = Some(model.to_owned());
-        self.error = Some(error.to_string());
+        self.error = Some(match error {
+            RefreshError::Store(error) => error.for_clients(),
+            error => error.to_string(),
+        });
         self.end(RefreshState::Failed);
     }
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use latentd_model::Embedding;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -105,6 +107,16 @@ fn check(value: &Value, depth: usize, path: usize) -> Result<(), String> {
 impl Default for Metadata {
     fn default() -> Self {
         Self("{}".into())
+    }
+}
+
+/// The text itself: a tree of its values may take a hundred times the memory.
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_str::<&RawValue>(&self.0) {
+            Ok(text) => text.serialize(serializer),
+            Err(_) => serializer.serialize_map(Some(0))?.end(),
+        }
     }
 }
 
@@ -224,6 +236,23 @@ mod tests {
             let first = Metadata::from_json(&format!(r#"{{"a":{text}}}"#)).unwrap();
             assert_eq!(Metadata::from_json(first.as_str()).unwrap(), first, "{text}");
         }
+    }
+
+    #[test]
+    fn it_goes_out_as_its_text() {
+        #[derive(serde::Serialize)]
+        struct Reply {
+            metadata: Metadata,
+        }
+        for text in [r#"{"b":[[],{}],"a":0.1,"é\n":"\"\\","n":9007199254740993}"#, "{}"] {
+            let metadata = Metadata::from_json(text).unwrap();
+            let as_tree = serde_json::to_string(&metadata.to_map()).unwrap();
+            assert_eq!(serde_json::to_string(&metadata).unwrap(), as_tree);
+            let reply = serde_json::to_vec(&Reply { metadata }).unwrap();
+            assert_eq!(reply, format!(r#"{{"metadata":{as_tree}}}"#).into_bytes());
+        }
+        let damaged = Metadata::from_stored(r#"{"a":"#.to_owned());
+        assert_eq!(serde_json::to_string(&damaged).unwrap(), "{}");
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 
-use super::{CollectionName, InvalidValue, Item, ItemId, Neighbour, Query, Store, StoreError};
+use super::{CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, Query, Store, StoreError};
 
 /// Near items of one item that are looked at.
 pub const MOST: usize = 100;
+/// Items of a page that are read at a time.
+const AT_A_TIME: usize = 100;
 /// Searches of one listing at a time: other searches wait no longer than for these.
 const TOGETHER: usize = 2;
 
@@ -56,28 +58,38 @@ pub struct Pair {
 /// # Errors
 /// A bad threshold or limit, an unknown collection, or what searches give.
 pub async fn page(store: &dyn Store, listing: Listing) -> Result<Page, StoreError> {
-    let Listing { collection, threshold, after, limit, time } = listing;
+    let Listing { collection, threshold, mut after, limit, time } = listing;
     if !(-1.0..=1.0).contains(&threshold) {
-        return Err(InvalidValue::MinScore.into());
+        return Err(InvalidValue::Threshold.into());
+    }
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(InvalidValue::Limit(limit).into());
     }
     let began = Instant::now();
-    let items = store.list(collection.clone(), after, limit, true).await?;
-    let all = items.len();
     let mut page = Page::default();
-    let mut last = None;
-    let searches = stream::iter(items).map(|item| near(store, &collection, item, threshold));
-    let mut searches = std::pin::pin!(searches.buffered(TOGETHER));
-    while let Some(found) = searches.next().await {
-        let (id, pairs) = found?;
-        page.pairs.extend(pairs);
-        page.examined += 1;
-        last = Some(id);
-        if began.elapsed() >= time {
-            break;
+    loop {
+        let wanted = AT_A_TIME.min(limit - page.examined);
+        let items = store.list(collection.clone(), after, wanted, true).await?;
+        let (all, before) = (items.len(), page.examined);
+        let mut last = None;
+        let searches = stream::iter(items).map(|item| near(store, &collection, item, threshold));
+        let mut searches = std::pin::pin!(searches.buffered(TOGETHER));
+        while let Some(found) = searches.next().await {
+            let (id, pairs) = found?;
+            page.pairs.extend(pairs);
+            page.examined += 1;
+            last = Some(id);
+            if began.elapsed() >= time {
+                break;
+            }
+        }
+        let more = all == wanted || page.examined < before + all;
+        after = last.filter(|_| more);
+        if !more || page.examined == limit || began.elapsed() >= time {
+            page.next = after;
+            return Ok(page);
         }
     }
-    page.next = last.filter(|_| all == limit || page.examined < all);
-    Ok(page)
 }
 
 /// An item's id, and the pairs that it is in.

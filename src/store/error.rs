@@ -154,6 +154,24 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What clients are told: where the files lie is for the log.
+    pub fn for_clients(&self) -> String {
+        match self {
+            Self::Full { .. } => {
+                "the store's disk is full: nothing of this write was kept. Send it again once there is room"
+                    .to_owned()
+            }
+            Self::Io { .. } => {
+                "the store's files cannot be read or written; the server's log says more".to_owned()
+            }
+            Self::Damaged { reason, .. } => format!("the store is damaged ({reason})"),
+            Self::Locked { .. } | Self::Foreign { .. } | Self::NewerSchema { .. } => {
+                "the store's files cannot be used; the server's log says more".to_owned()
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// The stable code of this error, for problem bodies and item results.
     pub fn code(&self) -> &'static str {
         match self {
@@ -179,5 +197,29 @@ impl StoreError {
             Self::Unsupported { .. } => "store_unsupported",
             Self::Internal(_) => "internal",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_no_path() {
+        let path = || PathBuf::from("/srv/data/store.sqlite3");
+        let reason = || "disk I/O error".to_owned();
+        for error in [
+            StoreError::Full { dir: path() },
+            StoreError::Locked { dir: path(), holder: String::new() },
+            StoreError::Io { path: path(), reason: reason() },
+            StoreError::Foreign { path: path(), reason: reason() },
+            StoreError::NewerSchema { path: path(), found: 9, supported: 1 },
+            StoreError::Damaged { path: path(), reason: reason() },
+        ] {
+            assert!(error.to_string().contains("/srv/data"), "{error}");
+            let told = error.for_clients();
+            assert!(!told.contains("/srv") && told.starts_with("the store"), "{told}");
+        }
+        assert_eq!(StoreError::Closed.for_clients(), StoreError::Closed.to_string());
     }
 }

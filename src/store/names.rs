@@ -44,8 +44,11 @@ pub enum InvalidValue {
     /// A score threshold.
     #[error("min_score must be a number from -1 to 1")]
     MinScore,
+    /// From which score on two items count as nearly the same.
+    #[error("threshold must be a number from -1 to 1")]
+    Threshold,
     /// Too many items at once.
-    #[error("{0} items at once are too many: send at most {max}", max = super::MAX_BULK)]
+    #[error("{0} items or more at once are too many: send at most {max}", max = super::MAX_BULK)]
     Bulk(usize),
     /// What a search by several examples is for.
     #[error("the search is for nothing: {0}")]
@@ -66,6 +69,7 @@ impl InvalidValue {
             Self::K(_) => "invalid_k",
             Self::Limit(_) => "invalid_limit",
             Self::MinScore => "invalid_min_score",
+            Self::Threshold => "invalid_threshold",
             Self::Bulk(_) => "too_many_items",
             Self::Examples(_) => "invalid_search",
             Self::Diversity => "invalid_diversity",

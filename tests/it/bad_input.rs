@@ -189,7 +189,7 @@ async fn json_of_many_small_values_is_refused_without_being_built() {
         ("/items", many("{\"items\":[", "0", "]}"), 413, "too_many_items"),
         ("/items", many("{\"items\":[", "{}", "]}"), 413, "too_many_items"),
         ("/embed", many("{\"inputs\":[", "{}", "]}"), 413, "too_many_images"),
-        ("/search", many("{\"id\":\"a\",\"filter\":[", "0", "]}"), 400, "invalid_json"),
+        ("/search", many("{\"id\":\"a\",\"filter\":[", "0", "]}"), 400, "invalid_filter"),
         ("/search", many("{\"positive\":[", "{}", "]}"), 400, "invalid_search"),
         ("/v1/embeddings", many("{\"model\":\"x\",\"input\":[", "\"\"", "]}"), 404, "model_not_found"),
     ] {

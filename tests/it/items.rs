@@ -1,9 +1,11 @@
 //! Items and collections over HTTP: written, read, listed, deleted, in every form.
 
+use latentd::store::{CollectionName, Metadata, NewItem};
 use reqwest::StatusCode;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
+use crate::store::item;
 use crate::support::{Server, cosine, example, problem};
 
 const CONTRACT: &str = "00000000000000aa";
@@ -87,6 +89,7 @@ async fn the_thumbnail_is_a_small_jpeg_that_caches_ask_about() {
         (StatusCode::OK, &"image/jpeg".parse().unwrap())
     );
     let tag = reply.headers()["etag"].clone();
+    assert_eq!(tag.len(), 66, "a strong tag is a whole hash");
     let thumbnail = image::load_from_memory(&reply.bytes().await.unwrap()).unwrap();
     assert!(thumbnail.width().max(thumbnail.height()) <= 256);
     let again =
@@ -130,6 +133,36 @@ async fn items_are_listed_in_pages_and_deleted() {
     assert_eq!(server.delete("/collections/c").await.status(), 204);
     problem(server.delete("/collections/c").await, 404, "unknown_collection").await;
     problem(server.get("/items?collection=c").await, 404, "unknown_collection").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_of_large_metadata_ends_early() {
+    let server = Server::start().await;
+    // Small lists, as a tree of which it would take a hundred times the memory.
+    let metadata = json!({ "a": vec![json!([]); 500], "b": "x".repeat(60_000) });
+    let metadata = Metadata::from_value(&metadata).unwrap();
+    let items: Vec<NewItem> =
+        (0..320).map(|n| NewItem { metadata: metadata.clone(), ..item(&format!("{n:03}"), n) }).collect();
+    for items in items.chunks(100) {
+        server.app.store.upsert(CollectionName::default(), items.to_vec()).await.unwrap();
+    }
+    let (mut seen, mut pages, mut path) = (Vec::new(), 0, "/items?limit=1000".to_owned());
+    loop {
+        let text = server.get(&path).await.text().await.unwrap();
+        assert!(text.len() < 16 << 20, "{}", text.len());
+        assert!(text.contains(&format!("\"metadata\":{},", metadata.as_str())));
+        let page: Value = serde_json::from_str(&text).unwrap();
+        let ids = page["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned());
+        seen.extend(ids);
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/items?limit=1000&after={next}");
+    }
+    assert_eq!(seen, (0..320).map(|n| format!("{n:03}")).collect::<Vec<_>>());
+    assert!(pages > 1);
+    let few = server.get_json("/items?limit=130").await;
+    assert_eq!((few["items"].as_array().unwrap().len(), few["next"].as_str()), (130, Some("129")));
     server.stop().await;
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use latentd::store::{CollectionName, Store};
+use latentd::store::{CollectionName, Store, StoreError};
 use parking_lot::Mutex;
 use rand::RngExt;
 use serde_json::json;
@@ -159,16 +159,12 @@ async fn a_killed_store_has_lost_nothing() {
 fn full_disk_child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let others = std::path::Path::new(&dir).join("others");
+    std::fs::write(&others, vec![1; 4 << 20]).unwrap();
     runtime.block_on(async {
         let store = open(dir.as_ref()).unwrap();
         let mut count = 0;
-        let error = loop {
-            let items = (0..50).map(|n| item(&format!("{count}-{n}"), n)).collect();
-            match store.upsert(CollectionName::default(), items).await {
-                Ok(_) => count += 1,
-                Err(error) => break error,
-            }
-        };
+        let error = fill(&store, &mut count).await;
         assert_eq!(error.code(), "storage_full", "{error}");
         // Reads and searches go on, and show none of the write that failed.
         let info = store.collections().await.unwrap().remove(0);
@@ -178,14 +174,40 @@ fn full_disk_child() {
         let store = open(dir.as_ref()).unwrap();
         assert_eq!(store.collections().await.unwrap()[0].items, count * 50);
         println!("full after {count} writes: {error}");
+        // It tells that it takes no writes, and by itself when it does again.
+        store.health().await.unwrap();
+        fill(&store, &mut count).await;
+        assert!(store.health().await.is_err());
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        assert!(store.health().await.is_err(), "tried in vain");
+        std::fs::remove_file(&others).unwrap();
+        let began = Instant::now();
+        while store.health().await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(30), "there is room again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        store.upsert(CollectionName::default(), vec![item("last", 1)]).await.unwrap();
+        assert_eq!(store.collections().await.unwrap()[0].items, count * 50 + 1);
+        println!("and takes writes again");
     });
+}
+
+/// Writes until a write fails.
+async fn fill(store: &dyn Store, count: &mut u64) -> StoreError {
+    loop {
+        let items = (0..50).map(|n| item(&format!("{count}-{n}"), n)).collect();
+        match store.upsert(CollectionName::default(), items).await {
+            Ok(_) => *count += 1,
+            Err(error) => return error,
+        }
+    }
 }
 
 #[test]
 fn a_full_disk_is_told_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let exe = std::env::current_exe().unwrap();
-    let script = r#"mount -t tmpfs -o size=2m none "$STORE_TEST_DIR" && exec "$0" --exact kill9::full_disk_child --ignored --nocapture"#;
+    let script = r#"mount -t tmpfs -o size=8m none "$STORE_TEST_DIR" && exec "$0" --exact kill9::full_disk_child --ignored --nocapture"#;
     let run =
         Command::new("unshare").args(["-rm", "sh", "-c", script]).arg(exe).env(DIR, dir.path()).output();
     let Ok(run) = run else { return println!("skipped: there is no unshare here") };
@@ -193,7 +215,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
     if !out.contains("running 1 test") {
         return println!("skipped: a small file system cannot be mounted here: {err}");
     }
-    assert!(run.status.success() && out.contains("full after"), "{out}\n{err}");
+    assert!(run.status.success() && out.contains("and takes writes again"), "{out}\n{err}");
 }
 
 type Versions = Arc<Mutex<HashMap<String, u32>>>;

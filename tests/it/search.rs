@@ -74,6 +74,8 @@ async fn filters_include_and_bounds_are_kept() {
     let mut names = ids(&filtered);
     names.sort_unstable();
     assert_eq!(names, ["shoes-1", "shoes-2", "skirt-1"]);
+    let unfiltered = json!({"id": "hat-1", "filter": null, "k": 100});
+    assert_eq!(ids(&found(&server, "/search", &unfiltered).await).len(), examples().len() - 1);
     let query = "/search?filter=%7B%22letters%22%3A%7B%22%24lt%22%3A6%7D%7D&include=vector";
     let raw: Value = server.post(query, example("hat-1")).await.json().await.unwrap();
     assert_eq!((ids(&raw).len(), ids(&raw)[0]), (2, "hat-1"));
@@ -108,6 +110,15 @@ async fn what_cannot_be_searched_is_a_clear_problem() {
         (json!({"id": "hat-1", "top_k": 3}), 400, "invalid_json"),
     ] {
         problem(server.post_json("/search", &body).await, status, code).await;
+    }
+    // What a search tries on every item is bounded, whatever it is made of.
+    for (filter, told) in [
+        (json!({"$or": vec![json!({"$not": {}}); 2000]}), "1024 parts"),
+        (json!({"a": "x".repeat(300_000)}), "262144 are taken"),
+    ] {
+        let reply = server.post_json("/search", &json!({"id": "hat-1", "filter": filter})).await;
+        let problem = problem(reply, 400, "invalid_filter").await;
+        assert!(problem["detail"].as_str().unwrap().contains(told), "{problem}");
     }
     let text =
         problem(server.post("/search?filter=%7B", example("hat-1")).await, 400, "invalid_filter").await;

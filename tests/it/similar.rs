@@ -103,9 +103,15 @@ async fn near_duplicates_are_listed_once_page_by_page() {
     let expected = [("000", "001"), ("050", "051"), ("050", "052"), ("051", "052")];
     assert_eq!(pairs, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert!(pages >= 3);
-    for query in ["threshold=2", "limit=0", "limit=1001", "other=1"] {
+    for (query, code) in [
+        ("threshold=2", "invalid_threshold"),
+        ("threshold=nan", "invalid_threshold"),
+        ("limit=0", "invalid_limit"),
+        ("limit=1001", "invalid_limit"),
+        ("other=1", "invalid_query"),
+    ] {
         let reply = server.client.get(server.at(&format!("/duplicates?{query}"))).send().await.unwrap();
-        assert_eq!(reply.status(), 400, "{query}");
+        problem(reply, 400, code).await;
     }
     let unknown = server.client.get(server.at("/duplicates?collection=none")).send().await.unwrap();
     problem(unknown, 404, "unknown_collection").await;

@@ -57,6 +57,7 @@ impl Writer {
     pub fn step(&mut self, step: Step, reply: Reply<StepDone>) {
         let done = self.transact(step).map_err(|error| {
             let error = database_error(error, &self.path);
+            self.trouble.note(&error);
             tracing::error!(%error, "a write of a refresh failed and was undone");
             error
         });

@@ -11,6 +11,7 @@ mod rows;
 mod schema;
 mod snapshots;
 mod tender;
+mod trouble;
 pub mod upkeep;
 mod vectors;
 mod writer;
@@ -32,6 +33,7 @@ use self::registry::{Collection, IndexMaker, Registry};
 use self::rows::Checked;
 use self::snapshots::Snapshots;
 use self::tender::Tender;
+use self::trouble::Trouble;
 use self::vectors::VectorReaders;
 use self::writer::{Alone, Writer};
 use super::index::{IndexOptions, Level, MeasuredRecall, Vectors};
@@ -40,6 +42,9 @@ use super::{
     Answer, CollectionInfo, CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, NewItem, Query,
     Store, StoreError, StoreStats, Thumbnail, Upserted,
 };
+
+/// How long whoever asks about the store's health waits for a trial of the disk.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// How the embedded engine is opened.
 #[derive(Debug, Clone)]
@@ -95,6 +100,7 @@ pub struct EmbeddedStore {
     linkers: Arc<rayon::ThreadPool>,
     searches: Semaphore,
     queue: Queue<Alone>,
+    trouble: Arc<Trouble>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -142,14 +148,15 @@ impl EmbeddedStore {
         let (queue, groups) = Queue::new(limits);
         let tender = Tender::start(Arc::clone(&registry), options.search_threads, snapshots)?;
         let linkers = tender.pool();
-        let registry_of_writer = Arc::clone(&registry);
+        let trouble = Arc::new(Trouble::default());
         let state = Writer {
             data,
             path: path.clone(),
             connection,
-            registry: registry_of_writer,
+            registry: Arc::clone(&registry),
             make,
             seq: Arc::clone(&seq),
+            trouble: Arc::clone(&trouble),
             wake: tender.wake(),
             tender,
         };
@@ -170,6 +177,7 @@ impl EmbeddedStore {
             pool,
             linkers,
             queue,
+            trouble,
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -216,12 +224,13 @@ impl EmbeddedStore {
             if sender.is_closed() {
                 return;
             }
-            let search = std::panic::AssertUnwindSafe(|| collection.index.search(&query));
+            let gone = || sender.is_closed();
+            let search = std::panic::AssertUnwindSafe(|| collection.index.search_until(&query, &gone));
             let found = std::panic::catch_unwind(search);
             let sound = found.is_ok();
-            // The caller may go while the search runs.
-            let _: Result<(), _> = sender.send(found.map_err(|_| StoreError::Internal("a search panicked")));
-            if sound && collection.index.samples() {
+            // The caller may go while the search runs, which then breaks off and shows nothing.
+            let told = sender.send(found.map_err(|_| StoreError::Internal("a search panicked"))).is_ok();
+            if sound && told && collection.index.samples() {
                 linkers.spawn(move || collection.index.measure(&query));
             }
         });
@@ -360,7 +369,15 @@ impl Store for EmbeddedStore {
     }
 
     fn health(&self) -> Answer<'_, ()> {
-        async { self.queue.has_worker() }.boxed()
+        async {
+            self.queue.has_worker()?;
+            if self.trouble.is_to_be_tried() {
+                // Where writes queue for longer, they are what tells.
+                let _ = tokio::time::timeout(TRIAL, self.queue.alone(writer::TRIAL_BYTES, Alone::Try)).await;
+            }
+            self.trouble.check()
+        }
+        .boxed()
     }
 
     fn close(&self) -> Answer<'_, ()> {

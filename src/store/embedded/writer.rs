@@ -17,6 +17,7 @@ use super::generations::{Step, StepDone};
 use super::registry::{Collection, IndexMaker, Registry};
 use super::rows;
 use super::tender::{Tender, Wake};
+use super::trouble::Trouble;
 use crate::store::queue::{Group, Groups, Reply, UpsertResults, Write};
 use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
 
@@ -24,9 +25,16 @@ use crate::store::{CollectionName, ItemId, NewItem, StoreError, Upserted};
 pub enum Alone {
     /// A write of a refresh.
     Step(Step, Reply<StepDone>),
+    /// Tries whether the disk takes writes.
+    Try(Reply<()>),
     /// Ends the thread once the readers' threads have ended.
     Close(Vec<JoinHandle<()>>, Reply<()>),
 }
+
+/// What is written to try the disk: less may fit into what a write that failed has left of the log.
+pub const TRIAL_BYTES: usize = 1 << 20;
+/// The setting that it is, for a moment.
+const TRIAL_SETTING: &str = "disk-trial";
 
 /// What is answered after the commit.
 enum Answer {
@@ -70,6 +78,7 @@ pub struct Writer {
     pub registry: Arc<Registry>,
     pub make: IndexMaker,
     pub seq: Arc<AtomicU64>,
+    pub trouble: Arc<Trouble>,
     pub wake: Wake,
     pub tender: Tender,
 }
@@ -83,6 +92,7 @@ impl Writer {
             self.commit(writes);
             match alone {
                 Some(Alone::Step(step, reply)) => self.step(step, reply),
+                Some(Alone::Try(reply)) => self.try_disk(reply),
                 Some(Alone::Close(readers, reply)) => closing = Some((readers, reply)),
                 None => {}
             }
@@ -140,16 +150,28 @@ impl Writer {
         match result {
             Ok((changes, seq)) => {
                 self.seq.store(seq, Ordering::Relaxed);
+                self.trouble.is_over();
                 changes.into_iter().for_each(|change| self.show(change));
                 self.wake.wake();
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {
                 let error = database_error(error, &self.path);
+                self.trouble.note(&error);
                 tracing::error!(%error, writes = answers.len(), "a write failed and was undone");
                 answers.into_iter().for_each(|answer| answer.fail(error.clone()));
             }
         }
+    }
+
+    fn try_disk(&mut self, reply: Reply<()>) {
+        let tried = write_and_remove(&mut self.connection).map_err(|error| database_error(error, &self.path));
+        match &tried {
+            Ok(()) => self.trouble.is_over(),
+            Err(error) => self.trouble.note(error),
+        }
+        // Whoever asked may have gone.
+        let _: Result<(), _> = reply.send(tried);
     }
 
     fn show(&self, change: Change) {
@@ -160,6 +182,15 @@ impl Writer {
             Change::Drop(name) => self.registry.remove(&name),
         }
     }
+}
+
+/// Writes something of the size of a few items, to see whether there is room, and removes it again.
+fn write_and_remove(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = " ".repeat(TRIAL_BYTES);
+    transaction.execute("INSERT OR REPLACE INTO settings VALUES (?1, ?2)", (TRIAL_SETTING, value))?;
+    transaction.commit()?;
+    connection.execute("DELETE FROM settings WHERE name = ?1", [TRIAL_SETTING]).map(drop)
 }
 
 /// One transaction in the making.

@@ -21,7 +21,8 @@
 //! object must hold for one and the same value. Numbers compare exactly: 1 equals 1.0. The empty filter holds
 //! for every item.
 //!
-//! Bounds: 8 levels of `$and`, `$or` and `$not`, 256 conditions, 1000 values of a list.
+//! Bounds: 256 KiB of text, 8 levels of `$and`, `$or` and `$not`, 256 conditions, 1024 parts (members of objects
+//! and filters in lists), 1000 values of a list and 4096 of all lists.
 
 mod fields;
 mod parse;

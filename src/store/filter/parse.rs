@@ -8,10 +8,14 @@ use super::{Bound, Condition, Filter, FilterError, Node, Scalar, Test};
 const MAX_DEPTH: usize = 8;
 /// Most conditions of one filter.
 const MAX_CONDITIONS: usize = 256;
+/// Most members of all its objects and filters in all its lists: what a search may try on every item.
+const MAX_PARTS: usize = 1024;
 /// Most values of one list.
 const MAX_VALUES: usize = 1000;
-/// Longest text of a filter.
-const MAX_BYTES: usize = 64 * 1024;
+/// Most values of all lists.
+const MAX_ALL_VALUES: usize = 4096;
+/// Longest text of a filter: so many ids fit.
+const MAX_BYTES: usize = 256 * 1024;
 
 impl Filter {
     /// Understands a filter.
@@ -19,14 +23,14 @@ impl Filter {
     /// # Errors
     /// [`FilterError`], with the place.
     pub fn from_value(value: &Value) -> Result<Self, FilterError> {
-        let mut parser = Parser { at: Vec::new(), conditions: 0 };
+        let mut parser = Parser::default();
         parser.filter(value, 0).map(Self)
     }
 
     /// Understands the text of a filter.
     ///
     /// # Errors
-    /// [`FilterError`], also when the text is no JSON or longer than 64 KiB.
+    /// [`FilterError`], also when the text is no JSON or longer than 256 KiB.
     pub fn from_json(text: &str) -> Result<Self, FilterError> {
         let refuse = |reason| FilterError { at: String::new(), reason };
         if text.len() > MAX_BYTES {
@@ -37,9 +41,12 @@ impl Filter {
     }
 }
 
+#[derive(Default)]
 struct Parser {
     at: Vec<String>,
+    parts: usize,
     conditions: usize,
+    values: usize,
 }
 
 type Parsed<T> = Result<T, FilterError>;
@@ -67,6 +74,17 @@ impl Parser {
         Ok(parsed)
     }
 
+    /// Counts parts before any of them is read.
+    fn count(&mut self, parts: usize) -> Parsed<()> {
+        self.parts += parts;
+        if self.parts > MAX_PARTS {
+            return self.refuse(format!(
+                "there are more than {MAX_PARTS} parts, which are the members of objects and the filters in lists"
+            ));
+        }
+        Ok(())
+    }
+
     fn filter(&mut self, value: &Value, depth: usize) -> Parsed<Node> {
         let Value::Object(object) = value else {
             return self.refuse(format!(
@@ -77,6 +95,7 @@ impl Parser {
         if depth > MAX_DEPTH {
             return self.refuse(format!("it is nested deeper than {MAX_DEPTH} levels"));
         }
+        self.count(object.len())?;
         let mut nodes = Vec::with_capacity(object.len());
         for (key, value) in object {
             let node = self.inside(key, |parser| parser.member(key, value, depth))?;
@@ -107,6 +126,7 @@ impl Parser {
         let Value::Array(values) = value else {
             return self.refuse(format!("it takes a list of filters, not {}", kind(value)));
         };
+        self.count(values.len())?;
         let parse = |parser: &mut Self, (index, value)| {
             parser.inside(format!("[{index}]"), |parser| parser.filter(value, depth + 1))
         };
@@ -185,13 +205,17 @@ impl Parser {
         }
     }
 
-    fn scalars(&self, value: &Value) -> Parsed<Vec<Scalar>> {
+    fn scalars(&mut self, value: &Value) -> Parsed<Vec<Scalar>> {
         let Value::Array(values) = value else {
             return self.refuse(format!("it takes a list of values, not {}", kind(value)));
         };
         if values.len() > MAX_VALUES {
             return self
                 .refuse(format!("{} values are too many, at most {MAX_VALUES} are taken", values.len()));
+        }
+        self.values += values.len();
+        if self.values > MAX_ALL_VALUES {
+            return self.refuse(format!("all lists together have more than {MAX_ALL_VALUES} values"));
         }
         values.iter().map(|value| self.scalar(value)).collect()
     }
@@ -259,7 +283,29 @@ mod tests {
         let values = |n: usize| format!("{{\"a\":{{\"$in\":[{}]}}}}", vec!["1"; n].join(","));
         assert!(Filter::from_json(&values(1000)).is_ok());
         assert!(refusal(&values(1001)).contains("1001 values are too many"));
-        assert!(refusal(&" ".repeat(70_000)).contains("too long"));
+        assert!(refusal(&" ".repeat(300_000)).contains("at most 262144 are taken"));
+    }
+
+    #[test]
+    fn what_has_no_field_is_bounded_too() {
+        let list = |one: &str, n: usize| format!("{{\"$or\":[{}]}}", vec![one; n].join(","));
+        // One for the list, and for each filter in it one and what it has.
+        assert!(Filter::from_json(&list("{}", 1023)).is_ok());
+        assert!(Filter::from_json(&list("{\"$not\":{}}", 511)).is_ok());
+        assert!(Filter::from_json(&list("{\"$not\":{\"a\":1}}", 256)).is_ok());
+        for (one, n) in
+            [("{}", 1024), ("{\"$not\":{}}", 512), ("{\"$and\":[]}", 512), ("{\"$or\":[{}]}", 400)]
+        {
+            let told = refusal(&list(one, n));
+            assert!(told.contains("more than 1024 parts") && told.contains("at $or"), "{told}");
+        }
+        // As the body of a search has it, in which there is no text to measure.
+        let many = vec![serde_json::json!({ "$not": {} }); 50_000];
+        let told = Filter::from_value(&serde_json::json!({ "$or": many })).unwrap_err().to_string();
+        assert!(told.contains("at $or: there are more than 1024 parts"), "{told}");
+        let one = format!("{{\"a\":{{\"$in\":[{}]}}}}", vec!["1"; 1000].join(","));
+        assert!(Filter::from_json(&list(&one, 4)).is_ok());
+        assert!(refusal(&list(&one, 5)).contains("more than 4096 values"));
     }
 
     proptest! {

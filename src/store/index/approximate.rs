@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use super::CollectionIndex;
 use super::graph::scatter;
 use super::linked::Linked;
-use super::segment::{Prepared, Rest, SEGMENT_ROWS, Segment, score_of};
+use super::segment::{BLOCK, Prepared, Rest, SEGMENT_ROWS, Segment, score_of};
 use super::top::{Bar, Top, merge};
 use crate::store::{ItemId, Neighbour, Query};
 
@@ -38,6 +38,9 @@ impl CollectionIndex {
         let share = if query.filter.is_some() { self.share(&segments, prepared) } else { 1.0 };
         let mut ef = self.walk_length(want, share);
         loop {
+            if prepared.stopped() {
+                return Vec::new();
+            }
             if query.filter.is_some() && ef > self.longest_walk() {
                 // So few count that it is cheaper to look at each of them.
                 return merge(prepared.keep, self.scan(&segments, prepared, &bar, Rest::All));
@@ -47,7 +50,10 @@ impl CollectionIndex {
             // Codes are off by less than neighbours differ, but for the last few.
             let enough = (2 * want + 16).max(self.ef()).max(prepared.keep);
             let mut counted = 0;
-            for hit in &near {
+            for (number, hit) in near.iter().enumerate() {
+                if number % BLOCK == 0 && prepared.stopped() {
+                    return Vec::new();
+                }
                 let (row, rough) = (hit.row() as usize, || score_of(hit.similarity()));
                 let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
                 let (segment, at) = (segment.read(), row % SEGMENT_ROWS);
@@ -98,7 +104,7 @@ impl CollectionIndex {
     fn share(&self, segments: &[Arc<RwLock<Segment>>], prepared: &Prepared<'_>) -> f64 {
         let rows = self.places.lock().rows().max(1);
         let (mut items, mut counted) = (0usize, 0usize);
-        for n in 0..SAMPLE {
+        for n in (0..SAMPLE).take_while(|n| n % BLOCK != 0 || !prepared.stopped()) {
             let row = scatter(n) as usize % rows;
             let Some(segment) = segments.get(row / SEGMENT_ROWS) else { continue };
             if let Some(row) = segment.read().row(row % SEGMENT_ROWS) {

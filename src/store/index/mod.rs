@@ -39,7 +39,7 @@ use rayon::prelude::*;
 
 use self::linked::Linked;
 use self::places::Places;
-use self::segment::{Layout, Prepared, Rest, SEGMENT_ROWS, Segment};
+use self::segment::{Layout, Prepared, Rest, SEGMENT_ROWS, Segment, Stopped};
 use self::top::{Bar, Top, merge};
 use super::filter::{FieldNames, Fields};
 use super::{IndexInfo, IndexKind, ItemId, Metadata, Neighbour, Query};
@@ -310,17 +310,22 @@ impl CollectionIndex {
     /// The nearest items, best first. Runs on the calling thread, and when there is much to scan on its rayon
     /// pool's other threads too. The query's vector has the index's length.
     pub fn search(&self, query: &Query) -> Vec<Neighbour> {
-        let prepared = self.prepare(query);
+        self.search_until(query, &|| false)
+    }
+
+    /// As [`Self::search`], and breaks off, to give anything, soon after `stopped` says that nobody waits any more.
+    pub fn search_until(&self, query: &Query, stopped: Stopped<'_>) -> Vec<Neighbour> {
+        let prepared = self.prepare(query, stopped);
         let found = match self.linked() {
             Some(linked) => self.search_graph(&linked, query, &prepared),
             None => self.scan_all(query, &prepared),
         };
-        self.reread(query, found)
+        if prepared.stopped() { Vec::new() } else { self.reread(query, found) }
     }
 
     /// The nearest items by a scan of all, whether or not there is a graph.
     pub fn search_exactly(&self, query: &Query) -> Vec<Neighbour> {
-        let prepared = self.prepare(query);
+        let prepared = self.prepare(query, &|| false);
         self.reread(query, self.scan_all(query, &prepared))
     }
 
@@ -362,7 +367,8 @@ impl CollectionIndex {
     ) -> Vec<Neighbour> {
         let scan = |segments: &[Arc<RwLock<Segment>>]| {
             let (mut top, mut dots) = (Top::new(prepared.keep, bar), Vec::new());
-            segments.iter().for_each(|segment| segment.read().scan(prepared, &mut top, &mut dots, what));
+            let waited_for = segments.iter().take_while(|_| !prepared.stopped());
+            waited_for.for_each(|segment| segment.read().scan(prepared, &mut top, &mut dots, what));
             top.into_vec()
         };
         let width = if self.layout.precision == Precision::Float { size_of::<f32>() } else { 1 };

@@ -6,7 +6,7 @@ use latentd_model::Embedding;
 
 use super::kept::Vectors;
 use super::lines::Rows;
-use super::segment::{Fidelity, GraphScores, Prepared, SEGMENT_ROWS, Segment};
+use super::segment::{Fidelity, GraphScores, Prepared, SEGMENT_ROWS, Segment, Stopped};
 use super::top::merge;
 use super::{CollectionIndex, Source};
 use crate::store::filter::CompiledFilter;
@@ -28,7 +28,7 @@ impl CollectionIndex {
     }
 
     /// A query made ready for this index.
-    pub(super) fn prepare<'a>(&self, query: &'a Query) -> Prepared<'a> {
+    pub(super) fn prepare<'a>(&self, query: &'a Query, stopped: Stopped<'a>) -> Prepared<'a> {
         let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
         let keep = match self.scores_from() {
             // Codes are off by less than neighbours differ, but for the last few.
@@ -39,7 +39,7 @@ impl CollectionIndex {
             let probe = linked.graph.probe(query.vector.as_slice());
             GraphScores { linked, probe }
         });
-        Prepared::new(query, keep, self.level, filter, graph)
+        Prepared::new(query, keep, self.level, filter, graph, stopped)
     }
 
     /// What scores must reach to be kept.

@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// Most rows of one segment.
 pub const SEGMENT_ROWS: usize = 1024;
 
+/// Rows after which a scan asks whether anybody still waits for it.
+pub const BLOCK: usize = 64;
+
 /// Numbers of rows at which the centre is found anew.
 const CENTRED_AT: [usize; 3] = [64, 256, SEGMENT_ROWS];
 
@@ -62,7 +65,11 @@ pub struct Prepared<'a> {
     /// Neighbours to keep.
     pub keep: usize,
     graph: Option<GraphScores>,
+    stopped: Stopped<'a>,
 }
+
+/// Whether nobody waits for a search any more.
+pub type Stopped<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// What scores rows by their codes in the graph, where a segment has none of its own.
 pub struct GraphScores {
@@ -89,6 +96,7 @@ impl<'a> Prepared<'a> {
         level: Level,
         filter: Option<CompiledFilter>,
         graph: Option<GraphScores>,
+        stopped: Stopped<'a>,
     ) -> Self {
         let values = query.vector.as_slice();
         let mut codes = vec![0; values.len()];
@@ -103,7 +111,13 @@ impl<'a> Prepared<'a> {
             with_vectors: query.with_vectors,
             keep,
             graph,
+            stopped,
         }
+    }
+
+    /// Whether nobody waits for what is found any more.
+    pub fn stopped(&self) -> bool {
+        (self.stopped)()
     }
 
     /// Whether there is a filter.
@@ -299,33 +313,38 @@ impl Segment {
         self.kept.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
     }
 
-    /// Offers every item that counts and can reach the bar, or of those the graph does not lead to yet. `dots`
-    /// is scratch.
+    /// Offers every item that counts and can reach the bar, or of those the graph does not lead to yet; breaks off
+    /// when nobody waits any more. `dots` is scratch.
     pub fn scan(&self, query: &Prepared<'_>, top: &mut Top<'_>, dots: &mut Vec<i32>, what: Rest) {
         let concerned = |at: usize| what == Rest::All || !self.linked[at];
         let graph = |at: usize| query.graph.as_ref().map_or(-1.0, |graph| graph.of(self.first + at));
         if !self.coded {
-            let rows = (0..self.rows.len()).filter(|&at| concerned(at));
-            rows.for_each(|at| {
-                self.offer(at, query, top, || graph(at));
-            });
+            for first in (0..self.rows.len()).step_by(BLOCK).take_while(|_| !query.stopped()) {
+                let rows = first..self.rows.len().min(first + BLOCK);
+                rows.filter(|&at| concerned(at)).for_each(|at| {
+                    self.offer(at, query, top, || graph(at));
+                });
+            }
             return;
         }
         dots.resize(self.rows.len(), 0);
         query.level.dots_i8(&query.codes, self.codes.all(), &self.sums, dots);
         let middle = query.level.dot_f32(query.vector.row(0), self.centre.row(0));
-        for (at, (&dot, &scale)) in dots.iter().zip(&self.scales).enumerate() {
-            if self.partly && self.linked[at] {
-                if concerned(at) {
-                    self.offer(at, query, top, || graph(at));
+        let blocks = dots.chunks(BLOCK).zip(self.scales.chunks(BLOCK)).zip((0..).step_by(BLOCK));
+        for ((dots, scales), first) in blocks.take_while(|_| !query.stopped()) {
+            for (at, (&dot, &scale)) in (first..).zip(dots.iter().zip(scales)) {
+                if self.partly && self.linked[at] {
+                    if concerned(at) {
+                        self.offer(at, query, top, || graph(at));
+                    }
+                    continue;
                 }
-                continue;
-            }
-            // The exact score is at most this, so what cannot reach the bar is left out and nothing is lost.
-            let rough = middle + dot as f32 * (query.scale.step * scale.step);
-            let most = rough + score_error(query.scale, scale);
-            if most >= top.bar() && concerned(at) {
-                self.offer(at, query, top, || rough);
+                // The exact score is at most this, so what cannot reach the bar is left out and nothing is lost.
+                let rough = middle + dot as f32 * (query.scale.step * scale.step);
+                let most = rough + score_error(query.scale, scale);
+                if most >= top.bar() && concerned(at) {
+                    self.offer(at, query, top, || rough);
+                }
             }
         }
     }

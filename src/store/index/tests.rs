@@ -123,6 +123,29 @@ fn filters_are_exact_at_any_selectivity() {
 }
 
 #[test]
+fn a_search_that_nobody_waits_for_breaks_off() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let vectors: Vec<Embedding> = (0..8 * SEGMENT_ROWS).map(|_| random(&mut rng, 8, None, 1.0)).collect();
+    for precision in [Precision::Quantised, Precision::Float] {
+        let index = CollectionIndex::new(8, precision, Level::detect());
+        for (n, v) in vectors.iter().enumerate() {
+            index.put(&id(n), 0, v.as_slice(), &Metadata::from_json(&format!("{{\"n\":{n}}}")).unwrap());
+        }
+        let mut query = query(&vectors[77], 10);
+        query.filter = Some(Filter::from_json("{\"n\":{\"$gte\":50}}").unwrap());
+        let asked = AtomicUsize::new(0);
+        let after = |most: usize| {
+            asked.store(0, Ordering::Relaxed);
+            index.search_until(&query, &|| asked.fetch_add(1, Ordering::Relaxed) >= most)
+        };
+        assert_eq!(after(usize::MAX), index.search_exactly(&query));
+        assert!(asked.load(Ordering::Relaxed) >= vectors.len() / segment::BLOCK, "each block asks");
+        assert!(after(3).is_empty());
+        assert!(asked.load(Ordering::Relaxed) < 8, "{asked:?}");
+    }
+}
+
+#[test]
 fn searches_and_changes_run_together() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let vectors: Vec<Embedding> = (0..4000).map(|_| random(&mut rng, 32, None, 1.0)).collect();
