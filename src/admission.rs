@@ -113,6 +113,14 @@ impl Permit {
         }
     }
 
+    /// Hands so many of its bytes, or all where it has fewer, over to a permit of their own.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { admission: self.admission.clone(), images: 0, bytes, beside: Vec::new() }
+    }
+
     /// Keeps another permit as long as this one.
     pub fn keep(&mut self, other: Arc<Self>) {
         self.beside.push(other);
@@ -196,6 +204,20 @@ mod tests {
         last.keep(shared);
         assert_eq!(admission.bytes(), 100);
         drop(last);
+        assert_eq!((admission.images(), admission.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_of_a_permit_is_given_back_alone() {
+        let admission = Admission::new(1, 100);
+        let mut permit = admission.admit(1, 60).unwrap();
+        let part = permit.split(40);
+        assert_eq!((admission.bytes(), permit.bytes(), part.bytes()), (60, 20, 40));
+        drop(part);
+        assert_eq!((admission.images(), admission.bytes()), (1, 20));
+        drop(permit.split(usize::MAX));
+        assert_eq!((admission.images(), admission.bytes()), (1, 0));
+        drop(permit);
         assert_eq!((admission.images(), admission.bytes()), (0, 0));
     }
 

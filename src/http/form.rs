@@ -10,41 +10,54 @@ use super::input::Part;
 use super::intake::Intake;
 use super::lines::silent;
 use super::problem::Problem;
+use crate::admission::Permit;
 
 /// A form that is read as it comes. Its field `metadata` comes before the files that it tells of.
 pub struct Form {
     parts: multer::Multipart<'static>,
     metadata: MetadataById,
+    /// Bytes that the metadata came as, which have their place until the end.
+    metadata_bytes: usize,
     /// Bytes of a part beyond which it is left out.
     largest: usize,
     wait: Duration,
     begun: bool,
-    /// The place of what was read.
-    pub intake: Intake,
+    /// The place of what was read and is held.
+    intake: Intake,
 }
 
 impl Form {
     /// Of a body; parts are at most `largest` bytes, and the next piece of it takes at most `wait`.
     pub fn new(body: Body, boundary: String, largest: usize, wait: Duration, intake: Intake) -> Self {
         let parts = multer::Multipart::new(body.into_data_stream(), boundary);
-        Self { parts, metadata: MetadataById::new(), largest, wait, begun: false, intake }
+        Self { parts, metadata: MetadataById::new(), metadata_bytes: 0, largest, wait, begun: false, intake }
     }
 
-    /// The entries of at most `most` parts and about `bytes` bytes; none at the end. An error comes with what was
-    /// read before it.
-    pub async fn batch(&mut self, most: usize, bytes: usize) -> (Vec<BulkEntry>, Result<(), Problem>) {
-        let (mut batch, mut read) = (Vec::new(), 0);
+    /// The entries of at most `most` parts and about `bytes` bytes, and their place; none at the end. An error comes
+    /// with what was read before it.
+    pub async fn batch(
+        &mut self,
+        most: usize,
+        bytes: usize,
+    ) -> (Vec<BulkEntry>, Option<Permit>, Result<(), Problem>) {
+        let (mut batch, mut read, mut outcome) = (Vec::new(), 0, Ok(()));
         while batch.len() < most && read < bytes {
             match self.next().await {
                 Ok(Some((entry, size))) => {
                     batch.push(entry);
                     read += size;
                 }
-                Ok(None) => return (batch, self.end()),
-                Err(problem) => return (batch, Err(problem)),
+                Ok(None) => {
+                    outcome = self.end();
+                    break;
+                }
+                Err(problem) => {
+                    outcome = Err(problem);
+                    break;
+                }
             }
         }
-        (batch, Ok(()))
+        (batch, self.intake.hand_over(read), outcome)
     }
 
     /// What is wrong with a form that has come to its end.
@@ -87,7 +100,9 @@ impl Form {
                 "the field \"metadata\" must come before the files where the reply is to be streamed";
             return Err(Problem::bad_request("invalid_metadata", detail));
         }
-        self.metadata = entries::metadata_by_id(&content.unwrap_or_default())?;
+        let content = content.unwrap_or_default();
+        self.metadata = entries::metadata_by_id(&content)?;
+        self.intake.give_back(std::mem::replace(&mut self.metadata_bytes, content.len()));
         Ok(())
     }
 }
@@ -105,6 +120,7 @@ async fn content(
             intake.take(piece.len()).await?;
             begun.extend_from_slice(&piece);
             if begun.len() > largest {
+                intake.give_back(begun.len());
                 content = None;
             }
         }

@@ -40,9 +40,14 @@ impl Intake {
         }
     }
 
-    /// The place of what was taken in since the last time.
-    pub fn hand_over(&mut self) -> Option<Permit> {
-        self.permit.take()
+    /// The place of so many bytes of what was taken in; that of the others stays here.
+    pub fn hand_over(&mut self, bytes: usize) -> Option<Permit> {
+        self.permit.as_mut().map(|permit| permit.split(bytes))
+    }
+
+    /// Gives back the place of so many bytes, which nobody holds any longer.
+    pub fn give_back(&mut self, bytes: usize) {
+        drop(self.hand_over(bytes));
     }
 }
 
@@ -56,15 +61,16 @@ mod tests {
         let mut intake = Intake::new(admission.clone(), Duration::from_millis(300));
         intake.take(4).await.unwrap();
         intake.take(5).await.unwrap();
-        let place = intake.hand_over();
-        assert_eq!(admission.bytes(), 9);
-        assert_eq!(intake.take(2).await.unwrap_err().status, 503);
-        let (taken, ()) = tokio::join!(intake.take(2), async {
+        intake.give_back(1);
+        let place = intake.hand_over(7);
+        assert_eq!(admission.bytes(), 8);
+        assert_eq!(intake.take(3).await.unwrap_err().status, 503);
+        let (taken, ()) = tokio::join!(intake.take(3), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(place);
         });
         taken.unwrap();
-        assert_eq!(admission.bytes(), 2);
+        assert_eq!(admission.bytes(), 4);
         drop(intake);
         assert_eq!(admission.bytes(), 0);
     }

@@ -110,12 +110,17 @@ impl Source {
 
     /// A batch of at most `most` entries; of none at the end. An error comes with what was read before it.
     async fn batch(&mut self, most: usize) -> (Batch, Result<(), Problem>) {
-        let ((entries, outcome), place) = match self {
-            Self::Lines(lines) => (lines_of(lines, most).await, lines.intake.hand_over()),
-            Self::Form(form) => (form.batch(most, BATCH_BYTES).await, form.intake.hand_over()),
-            Self::Whole(entries, _) => ((entries.drain(..most.min(entries.len())).collect(), Ok(())), None),
-        };
-        (Batch { entries, place }, outcome)
+        match self {
+            Self::Lines(lines) => lines_of(lines, most).await,
+            Self::Form(form) => {
+                let (entries, place, outcome) = form.batch(most, BATCH_BYTES).await;
+                (Batch { entries, place }, outcome)
+            }
+            Self::Whole(entries, _) => {
+                let entries = entries.drain(..most.min(entries.len())).collect();
+                (Batch { entries, place: None }, Ok(()))
+            }
+        }
     }
 }
 
@@ -125,7 +130,7 @@ struct Batch {
     place: Option<Permit>,
 }
 
-async fn lines_of(lines: &mut Lines, most: usize) -> (Vec<BulkEntry>, Result<(), Problem>) {
+async fn lines_of(lines: &mut Lines, most: usize) -> (Batch, Result<(), Problem>) {
     let (mut batch, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
     while batch.len() < most && bytes < BATCH_BYTES {
         let next = match batch.is_empty() {
@@ -145,14 +150,15 @@ async fn lines_of(lines: &mut Lines, most: usize) -> (Vec<BulkEntry>, Result<(),
             }
         }
     }
+    let place = lines.intake.hand_over(bytes);
     let entry = |line: &Line| match line {
         Line::Whole(line) => entries::of_line(line),
         Line::TooLong => entries::too_large(),
     };
     let read = off_thread(bytes, move || Ok(batch.iter().map(entry).collect())).await;
     match read {
-        Ok(entries) => (entries, outcome),
-        Err(problem) => (Vec::new(), Err(problem)),
+        Ok(entries) => (Batch { entries, place }, outcome),
+        Err(problem) => (Batch { entries: Vec::new(), place: None }, Err(problem)),
     }
 }
 
