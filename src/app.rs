@@ -264,7 +264,7 @@ pub enum Phase {
 
 /// The phase, shared.
 #[derive(Debug, Default)]
-pub struct Lifecycle(AtomicU8);
+pub struct Lifecycle(AtomicU8, Shutdown);
 
 impl Lifecycle {
     /// The phase now.
@@ -280,5 +280,14 @@ impl Lifecycle {
     /// Goes on to `phase`; there is no way back.
     pub fn enter(&self, phase: Phase) {
         self.0.fetch_max(phase as u8, Ordering::AcqRel);
+        if phase == Phase::Draining {
+            self.1.start();
+        }
+    }
+
+    /// Given once the app drains, for whoever waits for something else meanwhile.
+    #[must_use]
+    pub fn draining(&self) -> &Shutdown {
+        &self.1
     }
 }

@@ -16,6 +16,7 @@ use super::input::{ItemError, multipart_with_fields, off_thread, take_apart};
 use super::items::CollectionQuery;
 use super::problem::Problem;
 use super::stored;
+use super::until::Until;
 use super::upload::{self, BulkLine, NDJSON, Source, Upload};
 use crate::admission::Permit;
 use crate::app::{App, AppState};
@@ -69,7 +70,7 @@ pub enum BulkPayload {
     /// One that was read.
     Whole(Whole),
     /// One that is to be answered as it comes.
-    Upload(Source, Option<Caller>),
+    Upload(Source, Option<Caller>, Until),
 }
 
 /// A bulk body, read whole.
@@ -94,15 +95,16 @@ impl FromRequest<AppState> for BulkPayload {
                 .map(|payload| Self::Whole(Whole::Common(payload)));
         }
         app.ready()?;
+        let until = Until::of(request.headers(), app.lifecycle.draining().clone())?;
         let caller = request.extensions().get().cloned();
         if is_lines && !streams {
             let (bytes, permit) = read_body(request.into_body(), app).await?;
             return Ok(Self::Whole(Whole::Lines(bytes, Arc::new(permit), caller)));
         }
         let source = match is_lines {
-            true => Source::lines(request.into_body(), app),
+            true => Source::lines(request.into_body(), app, &until),
             false => match MediaType::of(request.headers())? {
-                MediaType::Multipart(boundary) => Source::form(request.into_body(), boundary, app),
+                MediaType::Multipart(boundary) => Source::form(request.into_body(), boundary, app, &until),
                 MediaType::Json => {
                     let (bytes, permit) = read_body(request.into_body(), app).await?;
                     let size = bytes.len();
@@ -113,7 +115,7 @@ impl FromRequest<AppState> for BulkPayload {
                 MediaType::Image => return Err(no_raw_picture()),
             },
         };
-        Ok(Self::Upload(source, caller))
+        Ok(Self::Upload(source, caller, until))
     }
 }
 
@@ -155,8 +157,8 @@ pub async fn post_items(
     let collection = stored::collection(query.collection.as_deref())?;
     let payload = match payload {
         BulkPayload::Whole(payload) => payload,
-        BulkPayload::Upload(source, caller) => {
-            return Ok(Upload { app, collection, caller, source }.answer());
+        BulkPayload::Upload(source, caller, until) => {
+            return Ok(Upload { app, collection, caller, source, until }.answer());
         }
     };
     let Bulk { entries: bulk, permit, held: _held } = read(payload, &app).await?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::problem::Problem;
+use super::until::Until;
 use crate::admission::{Admission, Permit};
 
 /// How long it waits at a time for a place.
@@ -13,18 +14,19 @@ pub struct Intake {
     admission: Admission,
     permit: Option<Permit>,
     wait: Duration,
+    until: Until,
 }
 
 impl Intake {
-    /// That waits at most so long for a place.
-    pub fn new(admission: Admission, wait: Duration) -> Self {
-        Self { admission, permit: None, wait }
+    /// That waits at most so long for a place, and not once it is time to end.
+    pub fn new(admission: Admission, wait: Duration, until: Until) -> Self {
+        Self { admission, permit: None, wait, until }
     }
 
     /// Takes in so many bytes more, as soon as there is a place for them.
     ///
     /// # Errors
-    /// When there is none for too long.
+    /// When there is none for too long, or it is time to end.
     pub async fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let began = Instant::now();
         loop {
@@ -34,7 +36,7 @@ impl Intake {
             };
             match taken {
                 Err(overloaded) if began.elapsed() >= self.wait => return Err(overloaded.into()),
-                Err(_) => tokio::time::sleep(REST).await,
+                Err(_) => self.until.unless(rest()).await?,
                 Ok(()) => return Ok(()),
             }
         }
@@ -51,6 +53,11 @@ impl Intake {
     }
 }
 
+async fn rest() -> Result<(), Problem> {
+    tokio::time::sleep(REST).await;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,7 +65,7 @@ mod tests {
     #[tokio::test]
     async fn it_waits_for_a_place_and_not_for_ever() {
         let admission = Admission::new(1, 10);
-        let mut intake = Intake::new(admission.clone(), Duration::from_millis(300));
+        let mut intake = Intake::new(admission.clone(), Duration::from_millis(300), Until::default());
         intake.take(4).await.unwrap();
         intake.take(5).await.unwrap();
         intake.give_back(1);

@@ -1,13 +1,9 @@
 //! Lines: a body read line by line as it comes, within bounds.
 
-use std::time::Duration;
-
-use axum::body::Body;
-use axum::http::StatusCode;
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::BodyExt;
 
 use super::intake::Intake;
+use super::pieces::Pieces;
 use super::problem::Problem;
 
 /// A line that is not empty.
@@ -21,7 +17,7 @@ pub enum Line {
 
 /// A body that is read line by line. Of a line that is too long no more is held than may be.
 pub struct Lines {
-    body: Body,
+    pieces: Pieces,
     rest: BytesMut,
     /// Bytes of the rest that hold no end of a line.
     searched: usize,
@@ -30,22 +26,21 @@ pub struct Lines {
     skipping: bool,
     ended: bool,
     longest: usize,
-    wait: Duration,
     /// The place of what was read and is held: of lines that were handed out, and of the rest.
     pub intake: Intake,
 }
 
 impl Lines {
-    /// Of a body; lines are at most `longest` bytes, and the next piece of it takes at most `wait`.
-    pub fn new(body: Body, longest: usize, wait: Duration, intake: Intake) -> Self {
+    /// Of the pieces of a body; lines are at most `longest` bytes.
+    pub fn new(pieces: Pieces, longest: usize, intake: Intake) -> Self {
         let (rest, skipping, ended) = (BytesMut::new(), false, false);
-        Self { body, rest, searched: 0, owed: 0, skipping, ended, longest, wait, intake }
+        Self { pieces, rest, searched: 0, owed: 0, skipping, ended, longest, intake }
     }
 
     /// The next line, or none at the end. Dropped before it answers, it loses nothing.
     ///
     /// # Errors
-    /// When the client breaks off or sends nothing for too long.
+    /// As the pieces, and when there is no place for too long.
     pub async fn next(&mut self) -> Result<Option<Line>, Problem> {
         loop {
             self.settle().await?;
@@ -91,50 +86,41 @@ impl Lines {
     }
 
     async fn read(&mut self) -> Result<(), Problem> {
-        let frame = tokio::time::timeout(self.wait, self.body.frame()).await;
-        match frame.map_err(|_| silent(self.wait))? {
-            None => self.ended = true,
-            Some(Err(error)) => {
-                let detail = format!("the body could not be read: {error}");
-                return Err(Problem::bad_request("body_incomplete", detail));
-            }
-            Some(Ok(frame)) => {
-                if let Ok(mut data) = frame.into_data() {
-                    if self.skipping {
-                        // Nothing of it is held.
-                        let end = data.iter().position(|&byte| byte == b'\n');
-                        data.advance(end.unwrap_or(data.len()));
-                    }
-                    self.owed += data.len();
-                    self.rest.extend_from_slice(&data);
-                }
-            }
+        let Some(mut piece) = self.pieces.next().await? else {
+            self.ended = true;
+            return Ok(());
+        };
+        if self.skipping {
+            // Nothing of it is held.
+            let end = piece.iter().position(|&byte| byte == b'\n');
+            piece.advance(end.unwrap_or(piece.len()));
         }
+        self.owed += piece.len();
+        self.rest.extend_from_slice(&piece);
         Ok(())
     }
 }
 
-/// The problem of a body of which nothing came for so long.
-pub fn silent(wait: Duration) -> Problem {
-    let detail = format!("nothing of the body came for {} ms", wait.as_millis());
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::until::Until;
     use super::*;
     use crate::admission::Admission;
+    use axum::body::Body;
     use std::convert::Infallible;
+    use std::time::Duration;
 
-    fn intake() -> Intake {
-        Intake::new(Admission::new(1, 1000), Duration::from_millis(5))
+    fn lines_of(body: Body, admission: &Admission) -> Lines {
+        let (wait, until) = (Duration::from_secs(1), Until::default());
+        let intake = Intake::new(admission.clone(), wait, until.clone());
+        Lines::new(Pieces::new(body, wait, until), 4, intake)
     }
 
     async fn lines(pieces: &[&'static str]) -> Vec<String> {
         let pieces: Vec<Result<Bytes, Infallible>> =
             pieces.iter().map(|piece| Ok(Bytes::from(*piece))).collect();
         let body = Body::from_stream(futures::stream::iter(pieces));
-        let mut lines = Lines::new(body, 4, Duration::from_secs(1), intake());
+        let mut lines = lines_of(body, &Admission::new(1, 1000));
         let mut all = Vec::new();
         while let Some(line) = lines.next().await.unwrap() {
             assert!(lines.rest.len() <= 64);
@@ -161,9 +147,8 @@ mod tests {
     async fn only_what_is_held_takes_a_place() {
         let pieces = ["\n \n\n\n\n\n\n\n\n", "\r\n\r\n\r\n\r\n", "abcdef", "ghijk", "l\nab\n", "\n\n\n\nc"];
         let admission = Admission::new(1, 10);
-        let intake = Intake::new(admission.clone(), Duration::from_millis(5));
-        let body = futures::stream::iter(pieces.map(Ok::<_, Infallible>));
-        let mut lines = Lines::new(Body::from_stream(body), 4, Duration::from_secs(1), intake);
+        let body = Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, Infallible>)));
+        let mut lines = lines_of(body, &admission);
         assert_eq!(lines.next().await.unwrap(), Some(Line::TooLong));
         // The rest of the piece in which the long one ended.
         assert_eq!(admission.bytes(), 3);
@@ -181,18 +166,10 @@ mod tests {
     async fn a_line_that_was_given_up_while_it_waited_for_a_place_takes_it_later() {
         let admission = Admission::new(1, 10);
         let held = admission.admit(0, 8).unwrap();
-        let intake = Intake::new(admission.clone(), Duration::from_secs(1));
-        let mut lines = Lines::new(Body::from("abc\nd"), 4, Duration::from_secs(1), intake);
+        let mut lines = lines_of(Body::from("abc\nd"), &admission);
         assert!(tokio::time::timeout(Duration::from_millis(20), lines.next()).await.is_err());
         drop(held);
         assert_eq!(lines.next().await.unwrap(), Some(Line::Whole(Bytes::from("abc\n"))));
         assert_eq!(admission.bytes(), 5);
-    }
-
-    #[tokio::test]
-    async fn silence_ends_it() {
-        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>());
-        let error = Lines::new(body, 4, Duration::from_millis(5), intake()).next().await.unwrap_err();
-        assert_eq!(error.code, "body_timeout");
     }
 }

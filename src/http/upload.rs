@@ -24,9 +24,11 @@ use super::form::Form;
 use super::input::{ItemError, off_thread};
 use super::intake::Intake;
 use super::lines::{Line, Lines};
+use super::pieces::Pieces;
 use super::problem::Problem;
+use super::until::Until;
 use crate::admission::Permit;
-use crate::app::AppState;
+use crate::app::{AppState, Phase};
 use crate::indexer;
 use crate::store::{CollectionName, NewItem, StoreError, Upserted};
 
@@ -85,7 +87,7 @@ pub fn essence(text: &str) -> &str {
 /// Items that come one after another.
 pub enum Source {
     /// Lines of JSON.
-    Lines(Lines),
+    Lines(Box<Lines>),
     /// The parts of a form.
     Form(Box<Form>),
     /// Those of a body that was read whole, and its place.
@@ -94,18 +96,17 @@ pub enum Source {
 
 impl Source {
     /// Of a body of lines.
-    pub fn lines(body: Body, app: &AppState) -> Self {
+    pub fn lines(body: Body, app: &AppState, until: &Until) -> Self {
         // One that takes half of what the server may hold would only wait for others, and they for it.
         let longest = (app.config.max_image_bytes.div_ceil(3) * 4 + BESIDE).min(app.config.queue_bytes / 2);
-        let wait = app.config.body_timeout();
-        Self::Lines(Lines::new(body, longest, wait, Intake::new(app.admission.clone(), wait)))
+        let (pieces, intake) = parts(body, app, until);
+        Self::Lines(Box::new(Lines::new(pieces, longest, intake)))
     }
 
     /// Of a form.
-    pub fn form(body: Body, boundary: String, app: &AppState) -> Self {
-        let (largest, wait) = (app.config.max_image_bytes, app.config.body_timeout());
-        let intake = Intake::new(app.admission.clone(), wait);
-        Self::Form(Box::new(Form::new(body, boundary, largest, wait, intake)))
+    pub fn form(body: Body, boundary: String, app: &AppState, until: &Until) -> Self {
+        let (pieces, intake) = parts(body, app, until);
+        Self::Form(Box::new(Form::new(pieces, boundary, app.config.max_image_bytes, intake)))
     }
 
     /// A batch of at most `most` entries; of none at the end. An error comes with what was read before it.
@@ -122,6 +123,13 @@ impl Source {
             }
         }
     }
+}
+
+/// A body piece by piece, and the place that it takes.
+fn parts(body: Body, app: &AppState, until: &Until) -> (Pieces, Intake) {
+    let wait = app.config.body_timeout();
+    let intake = Intake::new(app.admission.clone(), wait, until.clone());
+    (Pieces::new(body, wait, until.clone()), intake)
 }
 
 /// Entries that are worked on together, and the place that their bytes take in the server.
@@ -172,6 +180,8 @@ pub struct Upload {
     pub caller: Option<Caller>,
     /// The items.
     pub source: Source,
+    /// When it ends, whatever is left.
+    pub until: Until,
 }
 
 /// A batch whose items are made, and what keeps the encoder as it is until they are written.
@@ -187,11 +197,11 @@ type Written = Vec<(Option<String>, Result<Upserted, ItemError>)>;
 impl Upload {
     /// The answer, which does the work as it is sent.
     pub fn answer(self) -> Response {
-        let Self { app, collection, caller, source } = self;
+        let Self { app, collection, caller, source, until } = self;
         let most = TOGETHER.min(app.config.max_images);
         let made = {
             let (app, caller) = (app.clone(), caller);
-            batches(source, most)
+            batches(source, most, until)
                 .map(move |batch| {
                     let (app, caller) = (app.clone(), caller.clone());
                     async move { make(&app, caller, batch?).await }
@@ -210,18 +220,18 @@ impl Upload {
     }
 }
 
-/// The batches of a source, up to its end or an error.
-fn batches(source: Source, most: usize) -> impl Stream<Item = Result<Batch, Problem>> + Send {
-    type State = Option<(Source, Result<(), Problem>)>;
-    futures::stream::unfold(Some((source, Ok(()))), move |state: State| async move {
-        let (mut source, failed) = state?;
-        if let Err(problem) = failed {
+/// The batches of a source, up to its end, an error, or until it is time.
+fn batches(source: Source, most: usize, until: Until) -> impl Stream<Item = Result<Batch, Problem>> + Send {
+    let begin = Some((source, until, Ok(())));
+    futures::stream::unfold(begin, move |state: Option<(_, Until, Result<(), Problem>)>| async move {
+        let (mut source, until, outcome): (Source, _, _) = state?;
+        if let Err(problem) = outcome.and_then(|()| until.check()) {
             return Some((Err(problem), None));
         }
         match source.batch(most).await {
             (batch, Ok(())) if batch.entries.is_empty() => None,
             (batch, Err(problem)) if batch.entries.is_empty() => Some((Err(problem), None)),
-            (batch, outcome) => Some((Ok(batch), Some((source, outcome)))),
+            (batch, outcome) => Some((Ok(batch), Some((source, until, outcome)))),
         }
     })
 }
@@ -233,7 +243,10 @@ async fn make(app: &AppState, caller: Option<Caller>, batch: Batch) -> Result<Ma
     let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
     let pictures = entries.iter().filter(is_picture).count();
     let _held = loop {
-        app.ready()?;
+        // What was read before a shutdown is finished.
+        if let (Err(problem), false) = (app.ready(), app.lifecycle.phase() == Phase::Draining) {
+            return Err(problem);
+        }
         match hold(caller.as_ref(), pictures) {
             Err(problem) if problem.status == 429 && given.elapsed() < app.config.request_timeout() => {
                 tokio::time::sleep(REST).await;
