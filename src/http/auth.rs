@@ -14,6 +14,9 @@ use crate::keys::{InFlight, Key, Role};
 /// Longest key that is looked at.
 const MAX_KEY: usize = 512;
 
+/// The code and detail for a key that nobody knows.
+const INVALID_KEY: (&str, &str) = ("invalid_key", "this key is not known here");
+
 /// The header beside `authorization` that a key may come in.
 pub const X_API_KEY: &str = "x-api-key";
 
@@ -49,14 +52,38 @@ pub fn needs(method: &Method, path: &str) -> Option<Needs> {
 
 /// Whose request it is, in the request's extensions: for what is limited by key.
 #[derive(Debug, Clone)]
-pub struct Caller(Arc<Key>);
+pub struct Caller {
+    key: Arc<Key>,
+    /// The role that the request takes.
+    role: Role,
+}
+
+impl Caller {
+    /// Whose request it is now, for one that goes on: the key's entry may have changed since, or be gone.
+    ///
+    /// # Errors
+    /// What a new request would get.
+    pub fn again(&self, app: &App) -> Result<Self, Problem> {
+        let role = self.role;
+        match app.keys.again(&self.key) {
+            Some(key) if key.role() >= role => Ok(Self { key, role }),
+            Some(key) => Err(role_needed(&key, role)),
+            None => Err(Problem::new(StatusCode::UNAUTHORIZED, INVALID_KEY.0, INVALID_KEY.1)),
+        }
+    }
+
+    /// Pictures that may be in flight at once, when that is limited.
+    pub fn max_images(&self) -> Option<usize> {
+        self.key.max_images()
+    }
+}
 
 /// Takes `pictures` in flight for whoever calls; they are given back when the result is dropped.
 ///
 /// # Errors
 /// 429 when the caller's key has as many in flight as it may, 413 when it never may have so many.
 pub fn hold(caller: Option<&Caller>, pictures: usize) -> Result<Option<InFlight>, Problem> {
-    let Some(Caller(key)) = caller else { return Ok(None) };
+    let Some(Caller { key, .. }) = caller else { return Ok(None) };
     if let Some(max) = key.max_images().filter(|&max| pictures > max) {
         let detail = format!("this key may have {max} pictures in flight: send fewer in one request");
         let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail);
@@ -86,11 +113,11 @@ pub async fn authorise(State(app): State<AppState>, mut request: Request, next: 
     // Without a route it is a 404 whoever asks.
     let Some(path) = request.extensions().get::<MatchedPath>() else { return next.run(request).await };
     let needs = needs(request.method(), path.as_str()).unwrap_or(Needs::Role(Role::Admin));
-    let caller = match needs {
+    let role = match needs {
         Needs::Nothing => return next.run(request).await,
-        Needs::Role(role) => admit(&app, request.headers(), role),
+        Needs::Role(role) => role,
     };
-    let key = match caller {
+    let key = match admit(&app, request.headers(), role) {
         Ok(key) => key,
         Err(refused) => return refused.into_response(),
     };
@@ -103,7 +130,7 @@ pub async fn authorise(State(app): State<AppState>, mut request: Request, next: 
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
             return problem.retry_after(wait).into_response();
         }
-        request.extensions_mut().insert(Caller(key));
+        request.extensions_mut().insert(Caller { key, role });
     }
     next.run(request).await
 }
@@ -122,11 +149,7 @@ fn admit(app: &App, headers: &HeaderMap, role: Role) -> Result<Option<Arc<Key>>,
     }
     match key {
         Some(key) if key.role() >= role => Ok(Some(key)),
-        Some(key) => {
-            let detail = format!("this key has the role {}, and this takes {role}", key.role());
-            let problem = Problem::new(StatusCode::FORBIDDEN, "role_needed", detail);
-            Err(Refused::Forbidden(problem.with("role", role.to_string())))
-        }
+        Some(key) => Err(Refused::Forbidden(role_needed(&key, role))),
         None => {
             let (code, detail) = match given {
                 _ if !keys.required() => {
@@ -136,11 +159,16 @@ fn admit(app: &App, headers: &HeaderMap, role: Role) -> Result<Option<Arc<Key>>,
                     "key_needed",
                     "this takes a key: send it as `authorization: Bearer KEY` or `x-api-key: KEY`",
                 ),
-                Some(_) => ("invalid_key", "this key is not known here"),
+                Some(_) => INVALID_KEY,
             };
             Err(Refused::Unknown(Problem::new(StatusCode::UNAUTHORIZED, code, detail)))
         }
     }
+}
+
+fn role_needed(key: &Key, role: Role) -> Problem {
+    let detail = format!("this key has the role {}, and this takes {role}", key.role());
+    Problem::new(StatusCode::FORBIDDEN, "role_needed", detail).with("role", role.to_string())
 }
 
 /// A request that is not let in.

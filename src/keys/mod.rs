@@ -176,6 +176,13 @@ impl Keys {
         all.fold(None, |found, key| if key.record.sha256.is(&digest) { Some(key.clone()) } else { found })
     }
 
+    /// What is known of a key now, which was found before; `None` when its entry is gone.
+    #[must_use]
+    pub fn again(&self, key: &Key) -> Option<Arc<Key>> {
+        let listed = self.listed.read().clone();
+        listed.iter().chain(&self.admin).find(|known| known.record.sha256.is(&key.record.sha256)).cloned()
+    }
+
     /// Reads the file again. A bad one changes nothing; keys that stay keep what they have used of their limits.
     ///
     /// # Errors
@@ -225,10 +232,11 @@ mod tests {
         assert_eq!(keys.reload().unwrap(), 2);
         assert_eq!(keys.find(&other).unwrap().role(), Role::Admin);
         assert!(keys.find(&key).unwrap().request().is_err(), "what was used is not forgotten");
+        assert_eq!(keys.again(&shop).unwrap().name(), "shop");
         std::fs::write(&path, "nonsense").unwrap();
         assert!(keys.reload().is_err() && keys.find(&other).is_some());
         std::fs::write(&path, "").unwrap();
         assert_eq!(keys.reload().unwrap(), 0);
-        assert!(keys.find(&other).is_none() && keys.required());
+        assert!(keys.find(&other).is_none() && keys.again(&shop).is_none() && keys.required());
     }
 }
