@@ -1,6 +1,7 @@
 //! HTTP: routes, extractors, replies. Handlers extract, call one thing, and respond.
 
 pub mod auth;
+pub mod batch;
 pub mod bulk;
 pub mod collections;
 pub mod cors;

@@ -5,8 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -14,12 +13,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
-use tokio::sync::OwnedRwLockReadGuard;
 use utoipa::ToSchema;
 
-use super::auth::{Caller, hold};
+use super::auth::Caller;
+use super::batch::{Batch, Batches, Work, Written};
 use super::bulk::BulkResult;
-use super::entries::{self, BulkEntry, Content};
+use super::entries::{self, BulkEntry};
 use super::form::Form;
 use super::input::{ItemError, off_thread};
 use super::intake::Intake;
@@ -28,9 +27,8 @@ use super::pieces::Pieces;
 use super::problem::Problem;
 use super::until::Until;
 use crate::admission::Permit;
-use crate::app::{AppState, Phase};
-use crate::indexer;
-use crate::store::{CollectionName, NewItem, StoreError, Upserted};
+use crate::app::AppState;
+use crate::store::CollectionName;
 
 /// Media types of lines of JSON.
 pub const NDJSON: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
@@ -43,10 +41,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const BESIDE: usize = 1 << 20;
 /// How long a batch that has begun waits for further items.
 const LINGER: Duration = Duration::from_millis(50);
-/// How long a batch waits at a time for a place in the server.
-const REST: Duration = Duration::from_millis(200);
-/// Batches that are embedded at once.
-const AHEAD: usize = 2;
+/// Batches in hand at once, beside the one that is read while there are fewer.
+const IN_HAND: usize = 3;
 
 /// How far an upload is.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -132,12 +128,6 @@ fn parts(body: Body, app: &AppState, until: &Until) -> (Pieces, Intake) {
     (Pieces::new(body, wait, until.clone()), intake)
 }
 
-/// Entries that are worked on together, and the place that their bytes take in the server.
-struct Batch {
-    entries: Vec<BulkEntry>,
-    place: Option<Permit>,
-}
-
 async fn lines_of(lines: &mut Lines, most: usize) -> (Batch, Result<(), Problem>) {
     let (mut batch, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
     while batch.len() < most && bytes < BATCH_BYTES {
@@ -184,39 +174,22 @@ pub struct Upload {
     pub until: Until,
 }
 
-/// A batch whose items are made, and what keeps the encoder as it is until they are written.
-struct Made {
-    ids: Vec<Option<String>>,
-    items: Vec<Result<NewItem, ItemError>>,
-    _writing: OwnedRwLockReadGuard<()>,
-}
-
-/// What became of the items of a batch, with their ids as they were given.
-type Written = Vec<(Option<String>, Result<Upserted, ItemError>)>;
-
 impl Upload {
     /// The answer, which does the work as it is sent.
     pub fn answer(self) -> Response {
         let Self { app, collection, caller, source, until } = self;
         let most = TOGETHER.min(app.config.max_images);
-        let made = {
-            let (app, caller) = (app.clone(), caller);
-            batches(source, most, until)
-                .map(move |batch| {
-                    let (app, caller) = (app.clone(), caller.clone());
-                    async move { make(&app, caller, batch?).await }
-                })
-                .buffered(AHEAD)
-        };
-        let written = made.then(move |made| {
-            let (app, collection) = (app.clone(), collection.clone());
-            async move { write(&app, collection, made?).await }
+        let mut begun = Batches::new(Work { app, collection, caller, until: until.clone() });
+        // A client that does not read its answers gets no further batch begun.
+        let written = batches(source, most, until).map(move |batch| {
+            let work = batch.map(|batch| begun.begin(batch));
+            async move { work?.await }
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON[0]));
         // A proxy that collects the answer would take its sense away.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        (headers, Body::from_stream(lines(written))).into_response()
+        (headers, Body::from_stream(lines(written.buffered(IN_HAND)))).into_response()
     }
 }
 
@@ -236,90 +209,22 @@ fn batches(source: Source, most: usize, until: Until) -> impl Stream<Item = Resu
     })
 }
 
-/// Makes the items of a batch, as soon as there is a place in the server for it.
-async fn make(app: &AppState, caller: Option<Caller>, batch: Batch) -> Result<Made, Problem> {
-    let given = Instant::now();
-    let Batch { entries, place } = batch;
-    let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
-    let pictures = entries.iter().filter(is_picture).count();
-    let _held = loop {
-        // What was read before a shutdown is finished.
-        if let (Err(problem), false) = (app.ready(), app.lifecycle.phase() == Phase::Draining) {
-            return Err(problem);
-        }
-        match hold(caller.as_ref(), pictures) {
-            Err(problem) if problem.status == 429 && given.elapsed() < app.config.request_timeout() => {
-                tokio::time::sleep(REST).await;
-            }
-            held => break held?,
-        }
-    };
-    let mut permit = app.admission.admit(0, 0)?;
-    permit.absorb(place);
-    let (fetched, permit) = entries::fetched(app, entries, Arc::new(permit)).await?;
-    let (mut ids, mut items, mut entries) = (Vec::new(), Vec::new(), Vec::new());
-    for BulkEntry { id, entry } in fetched {
-        ids.push(id);
-        items.push(entry.map(|entry| entries.push(entry)));
-    }
-    // The encoder does not change while this is held.
-    let _writing = Arc::clone(&app.writes).read_owned().await;
-    let (embedder, keep) = (app.embedder(), app.config.keep_pictures);
-    let made = loop {
-        match indexer::make(&embedder, entries.clone(), keep, Some(permit.clone())).await {
-            Ok(made) => break made,
-            Err(_) if given.elapsed() < app.config.request_timeout() => tokio::time::sleep(REST).await,
-            Err(overloaded) => return Err(overloaded.into()),
-        }
-    };
-    let made = made.into_iter().map(|made| made.map_err(ItemError::from));
-    Ok(Made { ids, items: in_their_places(items, made), _writing })
-}
-
-/// The outcomes of a step in the places of those that came so far.
-fn in_their_places<T>(
-    so_far: Vec<Result<(), ItemError>>,
-    mut outcomes: impl Iterator<Item = Result<T, ItemError>>,
-) -> Vec<Result<T, ItemError>> {
-    let lost = || Err(ItemError::new("internal_error", "an item got no answer"));
-    so_far.into_iter().map(|one| one.and_then(|()| outcomes.next().unwrap_or_else(lost))).collect()
-}
-
-/// Writes a batch; tells what became of each of its items, in order.
-async fn write(app: &AppState, collection: CollectionName, made: Made) -> Result<Written, Problem> {
-    let Made { ids, items, _writing } = made;
-    let (mut outcomes, mut sound) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
-    for item in items {
-        outcomes.push(item.map(|item| sound.push(item)));
-    }
-    let written = match sound.is_empty() {
-        true => Vec::new(),
-        false => app.store.upsert(collection, sound).await?,
-    };
-    let error = |error: StoreError| ItemError::new(error.code(), error.to_string());
-    let written = written.into_iter().map(|written| written.map_err(error));
-    Ok(ids.into_iter().zip(in_their_places(outcomes, written)).collect())
-}
-
 /// The lines that tell of batches: one for each item, then how far it is, and at the end that it is the end.
 fn lines(
     written: impl Stream<Item = Result<Written, Problem>> + Send,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    let ended = futures::stream::once(async { None });
-    let parts = written.map(Some).chain(ended);
-    parts.scan((BulkProgress::default(), 0), |(progress, index), part| {
+    let begin = Some((Box::pin(written), BulkProgress::default(), 0));
+    futures::stream::unfold(begin, |state| async move {
+        let (mut written, mut progress, mut index) = state?;
         let mut text = Vec::new();
-        if progress.done || progress.error.is_some() {
-            return std::future::ready(None);
-        }
-        match part {
+        match written.next().await {
             None => progress.done = true,
             Some(Err(problem)) => {
                 progress.error = Some(ItemError { code: problem.code, message: problem.detail.into() });
             }
             Some(Ok(batch)) => {
                 for (id, outcome) in batch {
-                    let mut result = BulkResult { index: *index, id, created: None, seq: None, error: None };
+                    let mut result = BulkResult { index, id, created: None, seq: None, error: None };
                     match outcome {
                         Ok(upserted) => {
                             (result.created, result.seq) = (Some(upserted.created), Some(upserted.seq));
@@ -330,13 +235,14 @@ fn lines(
                             progress.failed += 1;
                         }
                     }
-                    *index += 1;
+                    index += 1;
                     push(&mut text, &BulkLine::Item(result));
                 }
             }
         }
         push(&mut text, &BulkLine::Progress(progress.clone()));
-        std::future::ready(Some(Ok(Bytes::from(text))))
+        let goes_on = !progress.done && progress.error.is_none();
+        Some((Ok(Bytes::from(text)), goes_on.then_some((written, progress, index))))
     })
 }
 

@@ -1,0 +1,199 @@
+//! Batch: items of an upload that are made and written together.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::auth::{Caller, hold};
+use super::entries::{self, BulkEntry, Content};
+use super::input::ItemError;
+use super::problem::Problem;
+use super::until::Until;
+use crate::admission::Permit;
+use crate::app::{AppState, Phase};
+use crate::embedder::{EmbedError, Embedder};
+use crate::indexer::{self, Entry};
+use crate::keys::InFlight;
+use crate::store::{CollectionName, NewItem, StoreError, Upserted};
+
+/// How long a batch waits at a time for a place in the server.
+const REST: Duration = Duration::from_millis(200);
+
+/// Entries that are worked on together, and the place that their bytes take in the server.
+pub struct Batch {
+    /// The entries.
+    pub entries: Vec<BulkEntry>,
+    /// Their place, where it is their own.
+    pub place: Option<Permit>,
+}
+
+/// What became of the items of a batch, with their ids as they were given.
+pub type Written = Vec<(Option<String>, Result<Upserted, ItemError>)>;
+
+/// What is the same for all batches of an upload.
+#[derive(Clone)]
+pub struct Work {
+    /// Where they go.
+    pub app: AppState,
+    /// The collection there.
+    pub collection: CollectionName,
+    /// Whose they are, where that is known.
+    pub caller: Option<Caller>,
+    /// When the upload ends.
+    pub until: Until,
+}
+
+/// The batches of an upload: made at the same time, and written in order.
+pub struct Batches {
+    work: Work,
+    /// Tells that the last one that was begun is written.
+    last: Option<oneshot::Receiver<()>>,
+}
+
+impl Batches {
+    /// None yet.
+    pub fn new(work: Work) -> Self {
+        Self { work, last: None }
+    }
+
+    /// Begins a batch. It goes on whether or not the outcome is waited for, until that is dropped.
+    pub fn begin(&mut self, batch: Batch) -> impl Future<Output = Result<Written, Problem>> + Send + use<> {
+        let (after, next) = oneshot::channel();
+        let turn = Turn { before: self.last.replace(next), after };
+        // A task of its own: what it holds, others wait for, and its client may never read.
+        let task = AbortOnDropHandle::new(tokio::spawn(self.work.clone().carry_out(batch, turn)));
+        async move {
+            task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a batch of an upload was lost");
+                Err(Problem::internal())
+            })
+        }
+    }
+}
+
+/// When a batch may be written.
+struct Turn {
+    /// Tells that the one before is written.
+    before: Option<oneshot::Receiver<()>>,
+    /// Tells the one after.
+    after: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// Waits for it. Where the one before failed the upload ends there, and nothing more is written.
+    async fn comes(&mut self) -> Result<(), Problem> {
+        match self.before.take() {
+            Some(before) => before.await.map_err(|_| Problem::internal()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Work {
+    /// Makes the items of a batch and writes them; tells what became of each, in order.
+    async fn carry_out(self, batch: Batch, mut turn: Turn) -> Result<Written, Problem> {
+        let Batch { entries, place } = batch;
+        let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
+        let mut held = self.hold(entries.iter().filter(is_picture).count()).await?;
+        let mut permit = self.app.admission.admit(0, 0)?;
+        permit.absorb(place);
+        let (fetched, permit) = entries::fetched(&self.app, entries, Arc::new(permit)).await?;
+        let (mut ids, mut so_far, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        for BulkEntry { id, entry } in fetched {
+            ids.push(id);
+            so_far.push(entry.map(|entry| entries.push(entry)));
+        }
+        loop {
+            let embedder = self.app.embedder();
+            let made = self.make(&embedder, &entries, &permit).await?;
+            drop(held.take());
+            turn.comes().await?;
+            self.allowed()?;
+            // The encoder does not change while this is held: for a write, never while pictures wait to be embedded.
+            let _writing = self.app.writes.read().await;
+            // What another one made would be of no use.
+            if self.app.embedder().artefact().contract() == embedder.artefact().contract() {
+                let made = made.into_iter().map(|made| made.map_err(ItemError::from));
+                let written = self.write(in_their_places(so_far, made)).await?;
+                let _ = turn.after.send(());
+                return Ok(ids.into_iter().zip(written).collect());
+            }
+        }
+    }
+
+    /// Whose the batch is, if it may still be worked on.
+    fn allowed(&self) -> Result<Option<Caller>, Problem> {
+        // What was read before a shutdown is finished.
+        if let (Err(problem), false) = (self.app.ready(), self.app.lifecycle.phase() == Phase::Draining) {
+            return Err(problem);
+        }
+        // An upload may outlast its key.
+        self.caller.as_ref().map(|caller| caller.again(&self.app)).transpose()
+    }
+
+    /// Takes pictures in flight for whoever calls, as soon as there is a place for them.
+    async fn hold(&self, pictures: usize) -> Result<Option<InFlight>, Problem> {
+        let since = Instant::now();
+        loop {
+            match hold(self.allowed()?.as_ref(), pictures) {
+                Err(problem) if problem.status == 429 => self.rest(since, problem).await?,
+                held => return held,
+            }
+        }
+    }
+
+    /// Makes items, as soon as there is a place for their pictures.
+    async fn make(
+        &self,
+        embedder: &Embedder,
+        entries: &[Entry],
+        permit: &Arc<Permit>,
+    ) -> Result<Vec<Result<NewItem, EmbedError>>, Problem> {
+        let (since, keep) = (Instant::now(), self.app.config.keep_pictures);
+        loop {
+            match indexer::make(embedder, entries.to_vec(), keep, Some(permit.clone())).await {
+                Err(overloaded) => self.rest(since, overloaded.into()).await?,
+                Ok(made) => return Ok(made),
+            }
+        }
+    }
+
+    /// Waits a little before another try, unless that goes on for too long.
+    async fn rest(&self, since: Instant, refused: Problem) -> Result<(), Problem> {
+        if since.elapsed() >= self.app.config.request_timeout() {
+            return Err(refused);
+        }
+        tokio::select! {
+            biased;
+            late = self.until.late() => Err(late),
+            () = tokio::time::sleep(REST) => Ok(()),
+        }
+    }
+
+    async fn write(
+        &self,
+        items: Vec<Result<NewItem, ItemError>>,
+    ) -> Result<Vec<Result<Upserted, ItemError>>, Problem> {
+        let (mut outcomes, mut sound) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        for item in items {
+            outcomes.push(item.map(|item| sound.push(item)));
+        }
+        let written = match sound.is_empty() {
+            true => Vec::new(),
+            false => self.app.store.upsert(self.collection.clone(), sound).await?,
+        };
+        let error = |error: StoreError| ItemError::new(error.code(), error.to_string());
+        Ok(in_their_places(outcomes, written.into_iter().map(|written| written.map_err(error))))
+    }
+}
+
+/// The outcomes of a step in the places of those that came so far.
+fn in_their_places<T>(
+    so_far: Vec<Result<(), ItemError>>,
+    mut outcomes: impl Iterator<Item = Result<T, ItemError>>,
+) -> Vec<Result<T, ItemError>> {
+    let lost = || Err(ItemError::new("internal_error", "an item got no answer"));
+    so_far.into_iter().map(|one| one.and_then(|()| outcomes.next().unwrap_or_else(lost))).collect()
+}
