@@ -178,7 +178,9 @@ impl Upload {
     /// The answer, which does the work as it is sent.
     pub fn answer(self) -> Response {
         let Self { app, collection, caller, source, until } = self;
-        let most = TOGETHER.min(app.config.max_images);
+        // A batch of more pictures than the key may have in flight would never find a place.
+        let allowed = caller.as_ref().and_then(Caller::max_images).unwrap_or(TOGETHER).max(1);
+        let most = TOGETHER.min(app.config.max_images).min(allowed);
         let mut begun = Batches::new(Work { app, collection, caller, until: until.clone() });
         // A client that does not read its answers gets no further batch begun.
         let written = batches(source, most, until).map(move |batch| {
@@ -187,6 +189,8 @@ impl Upload {
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON[0]));
+        // It may end before the body does, and then nothing else can come over the connection.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         // A proxy that collects the answer would take its sense away.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         (headers, Body::from_stream(lines(written.buffered(IN_HAND)))).into_response()
