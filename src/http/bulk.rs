@@ -133,8 +133,9 @@ fn no_raw_picture() -> Problem {
 /// With `accept: application/x-ndjson` the server reads, writes and answers as the body comes, which then may have
 /// any length: a line for each item once it is on disk (a member of `results`), after each batch one of how far it is
 /// (`indexed`, `failed`), and at the end one with `done` true; one with `error` says why it ended early, and that what
-/// has no line was not written. Read the reply while you send. The time limit of requests then holds for each wait in
-/// it, `max_images` for what is in hand at once, and a form's field `metadata` comes first.
+/// has no line was not written. Read the reply while you send. The server's time limit of requests then holds for each
+/// wait in it, `x-request-timeout-ms` for all of it, `max_images` for what is in hand at once, and a form's field
+/// `metadata` comes first.
 #[utoipa::path(
     post, path = "/items", tag = "items", params(CollectionQuery),
     request_body(description = "The items", content(

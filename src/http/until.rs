@@ -89,7 +89,7 @@ mod tests {
     #[tokio::test]
     async fn the_clients_time_counts_and_the_shutdown() {
         let ending = Shutdown::new();
-        let (open, timed) = (of(&[], &ending), of(&[("x-request-timeout-ms", "30")], &ending));
+        let (open, timed) = (of(&[], &ending), of(&[("x-request-timeout-ms", "500")], &ending));
         let done = async { Ok(1) };
         assert_eq!(timed.unless(done).await.unwrap(), 1);
         assert!(timed.check().is_ok());
