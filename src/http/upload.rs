@@ -153,9 +153,10 @@ async fn lines_of(lines: &mut Lines, most: usize) -> (Batch, Result<(), Problem>
         Line::Whole(line) => entries::of_line(line),
         Line::TooLong => entries::too_large(),
     };
-    let read = off_thread(bytes, move || Ok(batch.iter().map(entry).collect())).await;
-    match read {
-        Ok(entries) => (Batch { entries, place }, outcome),
+    // Nothing stops it once it has begun, so the place goes with it.
+    let read = move || Ok(Batch { entries: batch.iter().map(entry).collect(), place });
+    match off_thread(bytes, read).await {
+        Ok(batch) => (batch, outcome),
         Err(problem) => (Batch { entries: Vec::new(), place: None }, Err(problem)),
     }
 }
