@@ -64,6 +64,9 @@ pub enum MediaType {
     Multipart(String),
 }
 
+/// Longest boundary of a form (RFC 2046, section 5.1.1).
+const MAX_BOUNDARY: usize = 70;
+
 impl MediaType {
     /// Of a request's headers.
     ///
@@ -78,10 +81,15 @@ impl MediaType {
         match essence.as_str() {
             "application/octet-stream" => Ok(Self::Image),
             "application/json" => Ok(Self::Json),
-            "multipart/form-data" => multer::parse_boundary(text).map(Self::Multipart).map_err(|_| {
-                let detail = "the content-type multipart/form-data has no boundary: let the client set it";
-                Problem::bad_request("invalid_multipart", detail)
-            }),
+            "multipart/form-data" => {
+                let boundary = multer::parse_boundary(text).ok().filter(|text| text.len() <= MAX_BOUNDARY);
+                boundary.map(Self::Multipart).ok_or_else(|| {
+                    let detail = format!(
+                        "the content-type multipart/form-data has no boundary of at most {MAX_BOUNDARY} bytes: let the client set it"
+                    );
+                    Problem::bad_request("invalid_multipart", detail)
+                })
+            }
             other if other.starts_with("image/") => Ok(Self::Image),
             other if other.starts_with("application/") && other.ends_with("+json") => Ok(Self::Json),
             "application/x-www-form-urlencoded" => Err(unsupported(

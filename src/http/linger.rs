@@ -14,6 +14,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::runtime::Handle;
 
+use crate::shutdown::Shutdown;
+
 /// A request's body, which outlives whoever drops it before its end.
 pub struct Lingering<B: HttpBody + Send + Unpin + 'static> {
     /// Gone once it has ended.
@@ -21,6 +23,7 @@ pub struct Lingering<B: HttpBody + Send + Unpin + 'static> {
     /// Whether a client that waits to be told to send (`expect: 100-continue`) was not told yet.
     held_back: bool,
     limit: Duration,
+    ending: Shutdown,
     left: Left,
 }
 
@@ -36,11 +39,11 @@ impl Left {
 }
 
 impl<B: HttpBody + Send + Unpin + 'static> Lingering<B> {
-    /// What is left of `body` will be read for at most so long; `held_back` says whether the client waits before it
-    /// sends any.
-    pub fn new(body: B, held_back: bool, limit: Duration) -> (Self, Left) {
+    /// What is left of `body` will be read for at most so long, and not once the server is to end; `held_back` says
+    /// whether the client waits before it sends any.
+    pub fn new(body: B, held_back: bool, limit: Duration, ending: Shutdown) -> (Self, Left) {
         let left = Left::default();
-        (Self { body: Some(body), held_back, limit, left: left.clone() }, left)
+        (Self { body: Some(body), held_back, limit, ending, left: left.clone() }, left)
     }
 }
 
@@ -76,13 +79,18 @@ impl<B: HttpBody + Send + Unpin + 'static> Drop for Lingering<B> {
         self.left.0.store(true, Ordering::Release);
         // Reading would tell a client that waits to send it all.
         if let (false, Ok(runtime)) = (self.held_back, Handle::try_current()) {
-            runtime.spawn(tokio::time::timeout(self.limit, discard(body)));
+            runtime.spawn(discard(body, self.limit, self.ending.clone()));
         }
     }
 }
 
-async fn discard<B: HttpBody + Unpin>(mut body: B) {
-    while let Some(Ok(_)) = body.frame().await {}
+async fn discard<B: HttpBody + Unpin>(mut body: B, limit: Duration, ending: Shutdown) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::select! {
+        () = all => {}
+        () = tokio::time::sleep(limit) => {}
+        () = ending.wait() => {}
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_left_is_read() {
         let (sender, body) = body();
-        let (lingering, left) = Lingering::new(body, false, LIMIT);
+        let (lingering, left) = Lingering::new(body, false, LIMIT, Shutdown::new());
         drop(lingering);
         assert!(left.is_set());
         for _ in 0..100 {
@@ -114,15 +122,20 @@ mod tests {
 
     #[tokio::test]
     async fn not_for_ever() {
-        let (sender, body) = body();
-        drop(Lingering::new(body, false, Duration::from_millis(20)));
+        let (sender, hurried) = body();
+        drop(Lingering::new(hurried, false, Duration::from_millis(20), Shutdown::new()));
+        sender.closed().await;
+        let (sender, ended) = body();
+        let ending = Shutdown::new();
+        drop(Lingering::new(ended, false, LIMIT, ending.clone()));
+        ending.start();
         sender.closed().await;
     }
 
     #[tokio::test]
     async fn a_client_that_waits_is_not_told_to_send() {
         let (sender, body) = body();
-        let (lingering, left) = Lingering::new(body, true, LIMIT);
+        let (lingering, left) = Lingering::new(body, true, LIMIT, Shutdown::new());
         drop(lingering);
         assert!(left.is_set() && sender.is_closed());
     }
@@ -130,13 +143,13 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_was_read_is_not_left() {
         let (sender, body) = body();
-        let (mut lingering, left) = Lingering::new(body, true, LIMIT);
+        let (mut lingering, left) = Lingering::new(body, true, LIMIT, Shutdown::new());
         sender.send(Bytes::from_static(b"all")).await.unwrap();
         drop(sender);
         assert_eq!(lingering.frame().await.unwrap().unwrap().into_data().unwrap(), "all");
         assert!(lingering.frame().await.is_none());
         drop(lingering);
-        let (empty, none) = Lingering::new(Body::empty(), false, LIMIT);
+        let (empty, none) = Lingering::new(Body::empty(), false, LIMIT, Shutdown::new());
         drop(empty);
         assert!(!left.is_set() && !none.is_set());
     }

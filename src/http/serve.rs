@@ -82,8 +82,10 @@ async fn accept(
         };
         let Some((stream, place)) = accepted else { return };
         let router = router.clone();
-        let linger = app.config.body_timeout().min(LINGER);
-        let service = hyper::service::service_fn(move |request| answer(router.clone(), request, linger));
+        let (linger, ending) = (app.config.body_timeout().min(LINGER), shutdown.clone());
+        let service = hyper::service::service_fn(move |request| {
+            answer(router.clone(), request, linger, ending.clone())
+        });
         let acceptor = app.tls.as_ref().map(Tls::acceptor);
         let (http, watcher) = (http.clone(), graceful.watcher());
         let (limit, shutdown) = (app.config.header_timeout(), shutdown.clone());
@@ -125,10 +127,11 @@ async fn answer(
     router: Router,
     request: hyper::Request<Incoming>,
     linger: Duration,
+    ending: Shutdown,
 ) -> Result<Response, Infallible> {
     let held_back = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let (body, left) = Lingering::new(body, held_back, linger);
+    let (body, left) = Lingering::new(body, held_back, linger, ending);
     let mut response = router.oneshot(hyper::Request::from_parts(parts, Body::new(body))).await?;
     if left.is_set() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
