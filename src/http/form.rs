@@ -7,7 +7,7 @@ use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::{FutureExt, StreamExt};
 
 use super::entries::{self, BulkEntry, METADATA, MetadataById};
-use super::input::Part;
+use super::input::{Part, off_thread};
 use super::intake::Intake;
 use super::pieces::Pieces;
 use super::problem::Problem;
@@ -97,7 +97,7 @@ impl Form {
             let (name, file_name) = (field.name().map(str::to_owned), field.file_name().map(str::to_owned));
             let content = self.content(field).await?;
             if name.as_deref() == Some(METADATA) {
-                self.take_metadata(content)?;
+                self.take_metadata(content).await?;
                 continue;
             }
             if !is_file {
@@ -116,15 +116,16 @@ impl Form {
         }
     }
 
-    fn take_metadata(&mut self, content: Option<BytesMut>) -> Result<(), Problem> {
+    async fn take_metadata(&mut self, content: Option<BytesMut>) -> Result<(), Problem> {
         if self.begun {
             let detail =
                 "the field \"metadata\" must come before the files where the reply is to be streamed";
             return Err(Problem::bad_request("invalid_metadata", detail));
         }
         let content = content.unwrap_or_default();
-        self.metadata = entries::metadata_by_id(&content)?;
-        self.intake.give_back(std::mem::replace(&mut self.metadata_bytes, content.len()));
+        let size = content.len();
+        self.metadata = off_thread(size, move || entries::metadata_by_id(&content)).await?;
+        self.intake.give_back(std::mem::replace(&mut self.metadata_bytes, size));
         Ok(())
     }
 
