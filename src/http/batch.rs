@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::{Caller, hold};
-use super::entries::{self, BulkEntry, Content};
+use super::entries::{self, BulkEntry};
 use super::input::ItemError;
 use super::problem::Problem;
 use super::until::Until;
@@ -95,8 +95,7 @@ impl Work {
     /// Makes the items of a batch and writes them; tells what became of each, in order.
     async fn carry_out(self, batch: Batch, mut turn: Turn) -> Result<Written, Problem> {
         let Batch { entries, place } = batch;
-        let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
-        let mut held = self.hold(entries.iter().filter(is_picture).count()).await?;
+        let mut held = self.hold(entries.iter().filter(|entry| entry.is_picture()).count()).await?;
         let mut permit = self.app.admission.admit(0, 0)?;
         permit.absorb(place);
         let (fetched, permit) = entries::fetched(&self.app, entries, Arc::new(permit)).await?;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::auth::{Caller, hold};
 use super::embed::RawBytes;
-use super::entries::{self, BulkEntry, Content, ItemBodies};
+use super::entries::{self, BulkEntry, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
 use super::input::{ItemError, multipart_with_fields, off_thread, take_apart};
 use super::items::CollectionQuery;
@@ -205,28 +205,21 @@ async fn read(payload: Whole, app: &App) -> Result<Bulk, Problem> {
     let max = app.config.max_images;
     let (entries, permit, caller) = match payload {
         Whole::Lines(bytes, permit, caller) => {
-            (take_apart(bytes, &permit, |bytes| entries::of_ndjson(&bytes)).await?, permit, caller)
+            (take_apart(bytes.len(), &permit, move || entries::of_ndjson(&bytes)).await?, permit, caller)
         }
         Whole::Common(Payload { media, bytes, permit, caller }) => match media {
             MediaType::Json => {
-                (take_apart(bytes, &permit, |bytes| entries::of_json(&bytes)).await?, permit, caller)
+                (take_apart(bytes.len(), &permit, move || entries::of_json(&bytes)).await?, permit, caller)
             }
             MediaType::Multipart(boundary) => {
                 let (files, fields) = multipart_with_fields(bytes, boundary, max).await?;
                 let size = fields.iter().map(|field| field.bytes.len()).sum();
-                let held = permit.clone();
-                let read = move || {
-                    let entries = entries::of_form(files, fields);
-                    drop(held);
-                    entries
-                };
-                (off_thread(size, read).await?, permit, caller)
+                (take_apart(size, &permit, move || entries::of_form(files, fields)).await?, permit, caller)
             }
             MediaType::Image => return Err(no_raw_picture()),
         },
     };
-    let is_picture = |entry: &&BulkEntry| matches!(&entry.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)));
-    let pictures = entries.iter().filter(is_picture).count();
+    let pictures = entries.iter().filter(|entry| entry.is_picture()).count();
     if pictures > max {
         let detail = format!("a request holds at most {max} pictures: send the rest in another one");
         let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail);

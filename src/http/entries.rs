@@ -94,6 +94,13 @@ pub struct BulkEntry<T = Draft> {
     pub entry: Result<T, ItemError>,
 }
 
+impl BulkEntry {
+    /// Whether it is to be made from a picture.
+    pub fn is_picture(&self) -> bool {
+        matches!(&self.entry, Ok(draft) if matches!(draft.content, Content::Picture(_)))
+    }
+}
+
 /// The entries with their pictures, fetching those that are elsewhere, and a permit for them all.
 ///
 /// # Errors

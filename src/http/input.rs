@@ -120,7 +120,7 @@ pub async fn inputs(payload: Payload, app: &App) -> Result<Inputs, Problem> {
     let single = media == MediaType::Image;
     let given = match media {
         MediaType::Image => vec![Ok(Given::File(ImageBytes(bytes)))],
-        MediaType::Json => take_apart(bytes, &permit, move |bytes| json_inputs(&bytes, max)).await?,
+        MediaType::Json => take_apart(bytes.len(), &permit, move || json_inputs(&bytes, max)).await?,
         MediaType::Multipart(boundary) => {
             let parts = multipart(bytes, boundary, max).await?;
             parts.into_iter().map(|part| Ok(Given::File(ImageBytes(part.bytes)))).collect()
@@ -165,18 +165,19 @@ pub async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::internal())?
 }
 
-/// Takes a body apart, off the thread when it is large; it keeps its place until that has ended, whoever waits for it.
+/// Takes a body of `size` bytes apart, off the thread when it is large; it keeps its place until that has ended, whoever
+/// waits for it.
 ///
 /// # Errors
 /// What `work` gives, or 500 when it panicked.
 pub async fn take_apart<T: Send + 'static>(
-    body: Bytes,
+    size: usize,
     permit: &Arc<Permit>,
-    work: impl FnOnce(Bytes) -> Result<T, Problem> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let (held, size) = (permit.clone(), body.len());
+    let held = permit.clone();
     let work = move || {
-        let outcome = work(body);
+        let outcome = work();
         drop(held);
         outcome
     };

@@ -151,7 +151,7 @@ async fn one_item(
             let (files, fields) = multipart_with_fields(bytes, boundary, app.config.max_images).await?;
             entries::one_of_form(files, fields)
         }
-        MediaType::Json => take_apart(bytes, &permit, |bytes| entries::one_of_json(&bytes)).await,
+        MediaType::Json => take_apart(bytes.len(), &permit, move || entries::one_of_json(&bytes)).await,
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod tensor;
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -15,7 +17,7 @@ use utoipa_axum::routes;
 use self::tensor::{INPUT, OUTPUT};
 pub use self::tensor::{Infer, InferRequest};
 use super::extract::{Path, read_body};
-use super::input::{embed_inputs, given_inputs, off_thread};
+use super::input::{embed_inputs, given_inputs, take_apart};
 use super::openai::{check_model, of_picture};
 use super::problem::Problem;
 use crate::app::{App, AppState};
@@ -198,10 +200,10 @@ async fn run(
     let header_length = header_length(request.headers())?;
     let (bytes, permit) = read_body(request.into_body(), app).await?;
     let max = app.config.max_images;
-    let size = bytes.len();
-    let read = move || Ok((Infer::read(bytes, header_length, max)?, permit));
-    let (Infer { given, id, binary }, permit) = off_thread(size, read).await?;
-    let inputs = given_inputs(app, given, permit.into(), caller.as_ref()).await?;
+    let (size, permit) = (bytes.len(), Arc::new(permit));
+    let read = move || Infer::read(bytes, header_length, max);
+    let Infer { given, id, binary } = take_apart(size, &permit, read).await?;
+    let inputs = given_inputs(app, given, permit, caller.as_ref()).await?;
     let mut rows = Vec::with_capacity(inputs.images.len());
     for (index, outcome) in embed_inputs(&embedder, inputs).await?.into_iter().enumerate() {
         rows.push(outcome.map_err(|error| of_picture(index, error))?.embedding);

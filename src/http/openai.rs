@@ -140,7 +140,7 @@ async fn embeddings(
         ));
     }
     let Payload { bytes, permit, caller, .. } = payload;
-    let (request, given) = take_apart(bytes, &permit, |bytes| read(&bytes)).await?;
+    let (request, given) = take_apart(bytes.len(), &permit, move || read(&bytes)).await?;
     let embedder = app.embedder();
     let manifest = embedder.artefact().manifest();
     check_model(&request.model, manifest)?;

@@ -259,7 +259,7 @@ async fn read(payload: Payload, query: SearchQuery, app: &App) -> Result<(Target
             return Ok((target::of_form(parts)?, how(&SearchBody::default(), query, max_k)?));
         }
         MediaType::Json => {
-            return take_apart(bytes, &permit, move |bytes| read_json(&bytes, query, max_k)).await;
+            return take_apart(bytes.len(), &permit, move || read_json(&bytes, query, max_k)).await;
         }
     };
     let how = how(&SearchBody::default(), query, max_k)?;
