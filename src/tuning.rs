@@ -24,8 +24,10 @@ const BATCH_BUDGET: Duration = Duration::from_millis(260);
 const EACH_BATCH: Duration = Duration::from_micros(7500);
 const SESSIONS_BUDGET: Duration = Duration::from_millis(30);
 
-/// Time for one picture after another, on one thread and on all.
+/// Time for one picture after another, on one thread and on all, and how long they rest in between, as they do while
+/// the next request is read and decoded: threads that fell asleep have to be woken then.
 const SOLO_BUDGET: Duration = Duration::from_millis(20);
+const SOLO_REST: Duration = Duration::from_millis(1);
 
 /// How much faster all cores must be for a picture alone: it may not stay alone, and then they are wanted elsewhere.
 const WORTHWHILE_ALONE: f64 = 1.3;
@@ -128,7 +130,7 @@ fn batch_rates(session: &mut dyn Backend, picture: &Pixels) -> Result<Vec<Rate>,
             break;
         }
         let batch = vec![picture.clone(); size];
-        rates.push(Rate { of: size, images_per_s: best_rate(session, &batch, EACH_BATCH)? });
+        rates.push(Rate { of: size, images_per_s: best_rate(session, &batch, EACH_BATCH, Duration::ZERO)? });
     }
     Ok(rates)
 }
@@ -145,16 +147,25 @@ fn solo_rates<'a>(
     for (of, session) in [(config.intra_threads, session), (config::cores(), solo)] {
         // The first run allocates.
         session.embed(one)?;
-        rates.push(Rate { of, images_per_s: best_rate(session, one, SOLO_BUDGET)? });
+        rates.push(Rate { of, images_per_s: best_rate(session, one, SOLO_BUDGET, SOLO_REST)? });
     }
     Ok(rates)
 }
 
-/// The rate of the fastest of the runs in about this time, which other work on the machine disturbs least.
-fn best_rate(session: &mut dyn Backend, batch: &[Pixels], time: Duration) -> Result<f64, BackendError> {
+/// The rate of the fastest of the runs in about this time, which other work on the machine disturbs least, with a rest
+/// before each.
+fn best_rate(
+    session: &mut dyn Backend,
+    batch: &[Pixels],
+    time: Duration,
+    rest: Duration,
+) -> Result<f64, BackendError> {
     let until = Instant::now() + time;
     let mut fastest = f64::INFINITY;
     loop {
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
         let began = Instant::now();
         session.embed(batch)?;
         fastest = fastest.min(began.elapsed().as_secs_f64());
