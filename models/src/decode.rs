@@ -5,10 +5,12 @@ mod colour;
 mod convert;
 mod decoding;
 mod extent;
+mod frames;
 mod general;
 mod jpeg;
 mod scaled;
 mod sniff;
+mod tiff;
 
 use bytes::Bytes;
 
@@ -68,7 +70,7 @@ impl std::fmt::Debug for ImageBytes {
 pub struct DecodeLimits {
     /// Bytes of the file.
     pub max_bytes: usize,
-    /// Pixels that its header may declare, width·height.
+    /// Pixels that its header may declare, width·height; a side has at most 65,535.
     pub max_pixels: u64,
 }
 
@@ -77,6 +79,9 @@ impl Default for DecodeLimits {
         Self { max_bytes: 32 * 1024 * 1024, max_pixels: 50_000_000 }
     }
 }
+
+/// Longest side of a picture, that of a JPEG: a row costs time however few pixels it has.
+const MAX_SIDE: u32 = 65_535;
 
 /// Why a file gave no pixels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +107,16 @@ pub enum DecodeError {
         /// Pixels allowed.
         max: u64,
     },
+    /// The header declares a side that is longer than taken; nothing was decoded.
+    #[error(
+        "the image is {width}x{height} pixels, but a side has at most {MAX_SIDE}: cut or shrink it first"
+    )]
+    TooLong {
+        /// Columns that the header declares.
+        width: u32,
+        /// Rows that the header declares.
+        height: u32,
+    },
     /// Not one of the formats, or a variant of one that is not supported.
     #[error("{reason}: JPEG, PNG, WebP, GIF, BMP and TIFF are taken")]
     UnsupportedFormat {
@@ -122,7 +137,7 @@ impl DecodeError {
         match self {
             Self::Empty => "empty_image",
             Self::TooLarge { .. } => "image_too_large",
-            Self::TooManyPixels { .. } => "too_many_pixels",
+            Self::TooManyPixels { .. } | Self::TooLong { .. } => "too_many_pixels",
             Self::UnsupportedFormat { .. } => "unsupported_format",
             Self::Corrupt { .. } => "corrupt_image",
         }
@@ -136,7 +151,7 @@ impl DecodeError {
 /// animation the first frame is taken. Colour profiles are not applied, as in Pillow's
 /// `convert("RGB")`: [`decode_as`] can.
 ///
-/// Memory: up to about 9 bytes for each pixel while decoding (a progressive JPEG, 16-bit RGBA).
+/// Memory: up to about 11 bytes for each pixel while decoding (9 for a progressive JPEG, 11 for 16-bit RGBA).
 ///
 /// # Errors
 /// See [`DecodeError`]. Never panics: a panic inside a decoder is [`DecodeError::Corrupt`].
@@ -195,6 +210,9 @@ fn check_size(
     let max = limits.max_pixels.min(deep);
     if u64::from(width) * u64::from(height) > max {
         return Err(DecodeError::TooManyPixels { width, height, max });
+    }
+    if width.max(height) > MAX_SIDE {
+        return Err(DecodeError::TooLong { width, height });
     }
     Ok(())
 }

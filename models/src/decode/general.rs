@@ -3,14 +3,16 @@
 use std::io::Cursor;
 
 use image::codecs::{
-    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
+    bmp::BmpDecoder, gif::GifDecoder, jpeg::JpegDecoder, png::PngDecoder, tiff::TiffDecoder,
+    webp::WebPDecoder,
 };
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageResult, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, Limits};
 
 use super::extent::Extent;
+use super::tiff::Chunked;
 use super::{Colour, DecodeError, DecodeLimits, Decoding, ImageKind, check_size};
-use super::{colour, convert};
+use super::{colour, convert, frames};
 use crate::pixels::Pixels;
 
 pub(super) fn decode(
@@ -24,10 +26,11 @@ pub(super) fn decode(
     if declared != (0, 0) {
         check_size(declared.0, declared.1, 1, limits)?;
     }
+    frames::check(kind, bytes, limits)?;
     let mut memory = Limits::no_limits();
     memory.max_alloc = Some(limits.max_pixels.saturating_mul(8));
     let refuse = |error, size| refuse(kind, error, size, limits);
-    let mut decoder = open(kind, bytes, &memory).map_err(|e| refuse(e, declared))?;
+    let mut decoder = open(kind, bytes, &memory, limits, &|error| refuse(error, declared))?;
     let (width, height) = decoder.dimensions();
     let size = (width, height);
     let depth = u64::from(decoder.color_type().bytes_per_pixel());
@@ -48,15 +51,21 @@ pub(super) fn decode(
     Ok((pixels, extent))
 }
 
-fn open<'a>(kind: ImageKind, bytes: &'a [u8], memory: &Limits) -> ImageResult<Box<dyn ImageDecoder + 'a>> {
+fn open<'a>(
+    kind: ImageKind,
+    bytes: &'a [u8],
+    memory: &Limits,
+    limits: &DecodeLimits,
+    refuse: &dyn Fn(ImageError) -> DecodeError,
+) -> Result<Box<dyn ImageDecoder + 'a>, DecodeError> {
     let reader = Cursor::new(bytes);
     Ok(match kind {
-        ImageKind::Jpeg => Box::new(image::codecs::jpeg::JpegDecoder::new(reader)?),
-        ImageKind::Png => Box::new(PngDecoder::with_limits(reader, memory.clone())?),
-        ImageKind::WebP => Box::new(WebPDecoder::new(reader)?),
-        ImageKind::Gif => Box::new(GifDecoder::new(reader)?),
-        ImageKind::Bmp => Box::new(BmpDecoder::new(reader)?),
-        ImageKind::Tiff => Box::new(TiffDecoder::new(reader)?),
+        ImageKind::Jpeg => Box::new(JpegDecoder::new(reader).map_err(refuse)?),
+        ImageKind::Png => Box::new(PngDecoder::with_limits(reader, memory.clone()).map_err(refuse)?),
+        ImageKind::WebP => Box::new(WebPDecoder::new(reader).map_err(refuse)?),
+        ImageKind::Gif => Box::new(GifDecoder::new(reader).map_err(refuse)?),
+        ImageKind::Bmp => Box::new(BmpDecoder::new(reader).map_err(refuse)?),
+        ImageKind::Tiff => Box::new(TiffDecoder::new(Chunked::open(bytes, limits)?).map_err(refuse)?),
     })
 }
 

@@ -12,8 +12,17 @@ use super::{Colour, DecodeError, DecodeLimits, Decoding, Target, check_size};
 use super::{colour, convert, scaled};
 use crate::pixels::Pixels;
 
-/// Scans that a progressive file may have; encoders write about ten, and each costs a pass.
+/// Scans that a progressive file may have; encoders write about ten.
 const MAX_SCANS: usize = 64;
+
+/// As often as this the pixels that a picture may have may be gone over, since each scan goes over all of them.
+pub(super) const MAX_PASSES: u64 = 12;
+
+/// Scans that a picture of so many pixels may have.
+fn max_scans(pixels: u64, limits: &DecodeLimits) -> usize {
+    let passes = MAX_PASSES.saturating_mul(limits.max_pixels) / pixels.max(1);
+    MAX_SCANS.min(usize::try_from(passes).unwrap_or(MAX_SCANS))
+}
 
 pub(super) fn decode(
     bytes: &[u8],
@@ -28,8 +37,7 @@ pub(super) fn decode(
     let options = DecoderOptions::default()
         .set_strict_mode(strict)
         .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .jpeg_set_max_scans(MAX_SCANS);
+        .set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(|e| refuse(&e, bytes, strict))?;
     let (width, height) = decoder
@@ -37,6 +45,7 @@ pub(super) fn decode(
         .and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)))
         .ok_or_else(|| DecodeError::Corrupt { reason: "JPEG: the header declares no size".into() })?;
     check_size(width, height, 3, limits)?;
+    let max_scans = max_scans(u64::from(width) * u64::from(height), limits);
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
@@ -53,14 +62,14 @@ pub(super) fn decode(
     };
     let sides = (height, width);
     if let (false, Some(eighths)) = (strict, scaled::eighths(sides, orientation, decoding, target))
-        && scans(bytes) <= MAX_SCANS
+        && scans(bytes) <= max_scans
         && let Some(decoded) = scaled::decode(bytes, sides, eighths, orientation, in_srgb)
     {
         return Ok(decoded);
     }
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let wanted = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
-    decoder.set_options(options.jpeg_set_out_colorspace(wanted));
+    decoder.set_options(options.jpeg_set_out_colorspace(wanted).jpeg_set_max_scans(max_scans));
     let pixels = width as usize * height as usize;
     let mut data = vec![0u8; pixels * wanted.num_components()];
     decoder.decode_into(&mut data).map_err(|e| refuse(&e, bytes, strict))?;

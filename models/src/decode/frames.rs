@@ -1,0 +1,114 @@
+//! Frames: pictures inside a file that say their own size, which the file's header need not tell.
+
+use super::{DecodeError, DecodeLimits, ImageKind, check_size};
+
+/// Refuses a file in which a frame is larger than allowed. One that cannot be found is left to the decoder.
+pub(super) fn check(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
+    match kind {
+        ImageKind::Gif => {
+            gif_frame(bytes).map_or(Ok(()), |(width, height)| check_frame(width, height, limits))
+        }
+        ImageKind::WebP => check_webp(bytes.get(12..).unwrap_or_default(), limits),
+        _ => Ok(()),
+    }
+}
+
+/// An empty frame is not refused here: there may be nothing to show.
+fn check_frame(width: u32, height: u32, limits: &DecodeLimits) -> Result<(), DecodeError> {
+    if width == 0 || height == 0 { Ok(()) } else { check_size(width, height, 4, limits) }
+}
+
+/// Columns and rows of the first frame, which alone is decoded.
+fn gif_frame(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut decoder = gif::DecodeOptions::new().read_info(bytes).ok()?;
+    let frame = decoder.next_frame_info().ok()??;
+    Some((u32::from(frame.width), u32::from(frame.height)))
+}
+
+/// Looks at each chunk of lossy data, also those of an animation's frames: a decoder unpacks them before it compares
+/// their size with the canvas.
+fn check_webp(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
+    let check = |(name, content): (&[u8], &[u8])| match name {
+        b"VP8 " => vp8_size(content).map_or(Ok(()), |(width, height)| check_frame(width, height, limits)),
+        _ => Ok(()),
+    };
+    for (name, content) in chunks(file) {
+        check((name, content))?;
+        if name == b"ANMF" {
+            chunks(content.get(16..).unwrap_or_default()).try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+/// The chunks that follow each other, by name.
+fn chunks(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, behind) = rest.split_first_chunk::<8>()?;
+        let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        // They begin at even places.
+        rest = behind.get(size + (size & 1)..).unwrap_or_default();
+        Some((&head[..4], &behind[..size.min(behind.len())]))
+    })
+}
+
+/// Columns and rows of a key frame (RFC 6386, section 9.1).
+fn vp8_size(frame: &[u8]) -> Option<(u32, u32)> {
+    let start = frame.get(3..10)?;
+    let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+    start.starts_with(&[0x9d, 0x01, 0x2a]).then(|| (side(start[3], start[4]), side(start[5], start[6])))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+        let mut all = [&name[..], &(content.len() as u32).to_le_bytes(), content].concat();
+        all.resize(all.len().next_multiple_of(2), 0);
+        all
+    }
+
+    fn lossy(width: u16, height: u16) -> Vec<u8> {
+        let sides = [width.to_le_bytes(), height.to_le_bytes()].concat();
+        chunk(b"VP8 ", &[&[0x10, 0, 0, 0x9d, 0x01, 0x2a][..], &sides, &[7]].concat())
+    }
+
+    #[test]
+    fn frames_of_webp_are_found() {
+        let code = |chunks: &[Vec<u8>]| {
+            let file = [&b"RIFF\0\0\0\0WEBP"[..], &chunks.concat()].concat();
+            check(ImageKind::WebP, &file, &DecodeLimits::default()).map_err(|error| error.code())
+        };
+        let canvas = chunk(b"VP8X", &[0; 10]);
+        let frame = |inner: Vec<u8>| chunk(b"ANMF", &[vec![0; 16], inner].concat());
+        assert_eq!(code(&[canvas.clone(), chunk(b"odd ", &[1]), lossy(5_000, 5_000)]), Ok(()));
+        assert_eq!(
+            code(&[canvas.clone(), chunk(b"odd ", &[1]), lossy(12_000, 12_000)]),
+            Err("too_many_pixels")
+        );
+        assert_eq!(code(&[canvas.clone(), frame(lossy(9, 9)), frame(lossy(9, 9))]), Ok(()));
+        assert_eq!(code(&[canvas, frame(lossy(16_000, 16_000))]), Err("too_many_pixels"));
+        assert_eq!(code(&[lossy(9, 9)[..12].to_vec()]), Ok(()));
+        // However deep they are said to lie.
+        let nested = (0..100_000u32)
+            .rev()
+            .flat_map(|left| [&b"ANMF"[..], &(left * 24 + 16).to_le_bytes(), &[0; 16]].concat());
+        assert_eq!(code(&[nested.collect()]), Ok(()));
+    }
+
+    #[test]
+    fn a_frame_of_gif_may_not_be_larger_than_a_picture() {
+        let gif = |width: u16, height: u16| {
+            let mut file = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0".to_vec();
+            file.extend_from_slice(&width.to_le_bytes());
+            file.extend_from_slice(&height.to_le_bytes());
+            file.extend_from_slice(&[0, 2, 1, 0x44, 0, 0x3b]);
+            check(ImageKind::Gif, &file, &DecodeLimits::default()).map_err(|error| error.code())
+        };
+        assert_eq!(gif(1, 1), Ok(()));
+        assert_eq!(gif(7_000, 7_000), Ok(()));
+        assert_eq!(gif(9_990, 10_000), Err("too_many_pixels"));
+    }
+}
