@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::names::InvalidValue;
 
-/// A JSON object that a client keeps with an item: at most 64 KiB as compact text, 16 levels deep.
+/// A JSON object that a client keeps with an item: at most 64 KiB as compact text, 16 levels deep, of 1024 values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Metadata(Arc<str>);
 
@@ -23,6 +23,9 @@ impl Metadata {
     pub const MAX_TEXT: usize = 16 * Self::MAX_BYTES;
     /// Most objects and lists inside each other.
     pub const MAX_DEPTH: usize = 16;
+    /// Most values, objects and lists among them: each takes its place in the index, with its dotted name, and its time
+    /// in searches with a filter.
+    pub const MAX_VALUES: usize = 1024;
     /// Longest dotted name of a field, in bytes.
     pub const MAX_NAME: usize = 256;
 
@@ -32,7 +35,8 @@ impl Metadata {
     /// [`InvalidValue::Metadata`] when it is too large or too deep.
     pub fn new(object: &Map<String, Value>) -> Result<Self, InvalidValue> {
         let refuse = |reason: String| InvalidValue::Metadata { reason };
-        object.iter().try_for_each(|(key, value)| check(value, 1, key.len())).map_err(refuse)?;
+        let mut left = Self::MAX_VALUES;
+        object.iter().try_for_each(|(key, value)| check(value, 1, key.len(), &mut left)).map_err(refuse)?;
         let text = serde_json::to_string(object).map_err(|error| refuse(format!("is no JSON: {error}")))?;
         if text.len() > Self::MAX_BYTES {
             return Err(refuse(format!(
@@ -86,8 +90,8 @@ impl Metadata {
     }
 }
 
-/// `path` is the length of the dotted name so far.
-fn check(value: &Value, depth: usize, path: usize) -> Result<(), String> {
+/// `path` is the length of the dotted name so far, `left` how many values there may be from here on.
+fn check(value: &Value, depth: usize, path: usize, left: &mut usize) -> Result<(), String> {
     if path > Metadata::MAX_NAME {
         return Err(format!("has a field whose dotted name is longer than {} bytes", Metadata::MAX_NAME));
     }
@@ -95,10 +99,13 @@ fn check(value: &Value, depth: usize, path: usize) -> Result<(), String> {
     if container && depth >= Metadata::MAX_DEPTH {
         return Err(format!("has more than {} levels", Metadata::MAX_DEPTH));
     }
+    let too_many = || format!("has more than {} values: keep long lists elsewhere", Metadata::MAX_VALUES);
+    *left = left.checked_sub(1).ok_or_else(too_many)?;
     match value {
-        Value::Array(values) => values.iter().try_for_each(|value| check(value, depth + 1, path)),
+        Value::Array(values) => values.iter().try_for_each(|value| check(value, depth + 1, path, left)),
         Value::Object(object) => {
-            object.iter().try_for_each(|(key, value)| check(value, depth + 1, path + 1 + key.len()))
+            let mut members = object.iter();
+            members.try_for_each(|(key, value)| check(value, depth + 1, path + 1 + key.len(), left))
         }
         _ => Ok(()),
     }
@@ -270,6 +277,10 @@ mod tests {
         let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
         assert!(Metadata::from_json(&deep(15)).is_ok());
         assert!(Metadata::from_json(&deep(16)).is_err());
+        let list = |n: usize| format!("{{\"a\":{:?}}}", vec![0; n]);
+        assert!(Metadata::from_json(&list(Metadata::MAX_VALUES - 1)).is_ok());
+        let many = Metadata::from_json(&list(Metadata::MAX_VALUES)).unwrap_err().to_string();
+        assert!(many.contains("more than 1024 values"), "{many}");
         let named = |n: usize| format!("{{\"a\":{{\"{}\":1}}}}", "x".repeat(n));
         assert!(Metadata::from_json(&named(254)).is_ok());
         assert!(Metadata::from_json(&named(255)).is_err());

@@ -322,7 +322,9 @@ async fn filters_mean_the_same() {
     let mut random = ChaCha8Rng::seed_from_u64(20_261_128);
     let mut metadata: Vec<Value> = (0..300).map(|_| object(&mut random, 2)).collect();
     // Too much for what an engine may keep beside the metadata.
-    metadata.push(json!({"a": 1, "b": "red", "c": (0..4000).collect::<Vec<i32>>()}));
+    let names = (0..200).map(|n| (format!("{}{n}", "-".repeat(240)), json!(n)));
+    let few = [("a", json!(1)), ("b", json!("red"))].map(|(name, value)| (name.to_owned(), value));
+    metadata.push(Value::Object(few.into_iter().chain(names).collect()));
     let items = metadata.iter().enumerate().map(|(n, value)| NewItem {
         metadata: Metadata::from_value(value).unwrap(),
         ..item(&n.to_string(), n as u32)

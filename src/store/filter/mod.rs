@@ -31,8 +31,6 @@ mod scalar;
 pub use fields::{CompiledFilter, FieldNames, Fields};
 pub use scalar::Scalar;
 
-use std::cmp::Ordering;
-
 /// Why JSON is no filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the filter is not understood{place}: {reason}", place = Place(.at))]
@@ -89,15 +87,4 @@ pub(crate) enum Bound {
     AtLeast,
     Below,
     AtMost,
-}
-
-impl Bound {
-    pub(crate) fn holds(self, order: Ordering) -> bool {
-        match self {
-            Self::Above => order.is_gt(),
-            Self::AtLeast => order.is_ge(),
-            Self::Below => order.is_lt(),
-            Self::AtMost => order.is_le(),
-        }
-    }
 }

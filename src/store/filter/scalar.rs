@@ -63,6 +63,21 @@ impl Scalar {
         }
     }
 
+    /// Which kind of value it is: values of one kind lie together in order.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Bool(_) => 1,
+            Self::Int(_) | Self::Big(_) | Self::Float(_) => 2,
+            Self::Text(_) => 3,
+        }
+    }
+
+    /// Whether values of its kind are ordered.
+    pub fn has_order(&self) -> bool {
+        self.kind() >= 2
+    }
+
     /// How two numbers, or two strings (by code point), are ordered; none for anything else.
     pub fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
@@ -100,6 +115,23 @@ impl PartialEq for Scalar {
 }
 
 impl Eq for Scalar {}
+
+/// By kind, then as [`Scalar::order`] has it.
+impl Ord for Scalar {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Float(a), Self::Float(b)) => a.total_cmp(b),
+            (a, b) => a.kind().cmp(&b.kind()).then_with(|| a.order(b).unwrap_or(Ordering::Equal)),
+        }
+    }
+}
+
+impl PartialOrd for Scalar {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Hash for Scalar {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -152,6 +184,9 @@ mod tests {
         assert_eq!(of(json!("1")).order(&of(json!(1))), None);
         assert_eq!(of(json!(null)).order(&of(json!(1))), None);
         assert_eq!(of(json!(true)).order(&of(json!(false))), None);
+        let all =
+            [json!(null), json!(false), json!(true), json!(-2.5), json!(1), json!(u64::MAX), json!("1")];
+        assert!(all.map(of).is_sorted_by(|a, b| a < b));
     }
 
     proptest! {
@@ -160,6 +195,7 @@ mod tests {
             prop_assert_eq!(of(json!(a)).order(&of(json!(b))), a.partial_cmp(&f64::from(b)));
             prop_assert_eq!(of(json!(c)).order(&of(json!(b))), Some(c.cmp(&b)));
             prop_assert_eq!(of(json!(c)) == of(json!(f64::from(b))), c == b);
+            prop_assert_eq!(of(json!(a)).cmp(&of(json!(b))), a.total_cmp(&f64::from(b)));
         }
     }
 }
