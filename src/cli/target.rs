@@ -298,7 +298,7 @@ impl Target {
                     (diversity.candidates(k), Vec::new(), diversity.matters());
                 let query = Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };
                 let found = store.search(self.collection.clone(), query).await?;
-                Ok(diversity.choose(found, k))
+                Ok(diversity.choose(found, k, || false))
             }
             Place::Remote { client, .. } => {
                 let reply = self.search_remotely(client, asked).await?;

@@ -231,7 +231,7 @@ async fn search(
         }
     };
     let found = match diversity.matters() {
-        true => off_thread(found.len() * k, move || Ok(diversity.choose(found, k))).await?,
+        true => off_thread(found.len() * k, move || Ok(diversity.choose(found, k, || false))).await?,
         false => found,
     };
     let view = |neighbour: Neighbour| NeighbourView {

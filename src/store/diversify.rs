@@ -31,13 +31,13 @@ impl Diversity {
 
     /// Chooses `k` of `found` by maximal marginal relevance (Carbonell & Goldstein 1998): each next one has the greatest
     /// (1 − diversity) · score − diversity · (its greatest similarity to those chosen before). Neighbours without a
-    /// vector count as unlike all others.
+    /// vector count as unlike all others. Breaks off when nobody waits any more, as `stopped` says.
     #[must_use]
-    pub fn choose(self, mut found: Vec<Neighbour>, k: usize) -> Vec<Neighbour> {
+    pub fn choose(self, mut found: Vec<Neighbour>, k: usize, stopped: impl Fn() -> bool) -> Vec<Neighbour> {
         let Self(diversity) = self;
         let mut alike = vec![-1f32; found.len()];
         let mut chosen: Vec<Neighbour> = Vec::with_capacity(k.min(found.len()));
-        while chosen.len() < k && !found.is_empty() {
+        while chosen.len() < k && !found.is_empty() && !stopped() {
             // Before the first there is nothing to be unlike to: the nearest.
             let worth = |at: usize| (1.0 - diversity) * found[at].score - diversity * alike[at];
             let best = (1..found.len()).fold(0, |best, at| if worth(at) > worth(best) { at } else { best });
@@ -88,12 +88,13 @@ mod tests {
             ]
         };
         let ids = |diversity, k| -> Vec<String> {
-            let chosen = Diversity::new(diversity).unwrap().choose(found(), k);
+            let chosen = Diversity::new(diversity).unwrap().choose(found(), k, || false);
             chosen.iter().map(|neighbour| neighbour.id.to_string()).collect()
         };
         assert_eq!(ids(0.0, 3), ["a", "copy of a", "other side"]);
         assert_eq!(ids(0.5, 2), ["a", "other side"]);
         assert_eq!(ids(0.5, 9).len(), 4);
-        assert!(Diversity::new(0.5).unwrap().choose(Vec::new(), 3).is_empty());
+        assert!(Diversity::new(0.5).unwrap().choose(found(), 9, || true).is_empty());
+        assert!(Diversity::new(0.5).unwrap().choose(Vec::new(), 3, || false).is_empty());
     }
 }

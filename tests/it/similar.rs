@@ -294,9 +294,9 @@ async fn several_and_diverse_on_any_engine() {
     let [slight, full] = [0.3, 1.0].map(|value| Diversity::new(value).unwrap());
     let some = Query { k: full.candidates(10), ..query };
     let some = store.search(CollectionName::default(), some).await.unwrap();
-    let little = slight.choose(some.clone(), 10);
+    let little = slight.choose(some.clone(), 10, || false);
     assert!(little.len() == 10 && seeds(&little).len() > 4);
-    let diverse = full.choose(some, 10);
+    let diverse = full.choose(some, 10, || false);
     assert_eq!((diverse.len(), seeds(&diverse).len()), (10, 10));
     assert!(little[0].id == found[0].id && diverse[0].id == found[0].id);
     store.close().await.unwrap();

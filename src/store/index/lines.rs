@@ -1,5 +1,7 @@
 //! Cache-line-aligned rows of numbers, padded with zeros so that kernels need no tails.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 /// Bytes of one cache line, which is also one AVX-512 register.
@@ -71,6 +73,11 @@ impl<T: Pod> Rows<T> {
     /// All rows with their padding.
     pub fn all(&self) -> &[T] {
         bytemuck::cast_slice(&self.lines)
+    }
+
+    /// Some rows with their padding.
+    pub fn range(&self, rows: Range<usize>) -> &[T] {
+        bytemuck::cast_slice(&self.lines[rows.start * self.stride..rows.end * self.stride])
     }
 
     /// Bytes of memory.

@@ -34,12 +34,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rayon::prelude::*;
 
 use self::linked::Linked;
 use self::places::Places;
-use self::segment::{Layout, Prepared, Rest, SEGMENT_ROWS, Segment, Stopped};
+use self::segment::{BLOCK, Layout, Prepared, Rest, SEGMENT_ROWS, Segment, Stopped};
 use self::top::{Bar, Top, merge};
 use super::filter::{FieldNames, Fields};
 use super::{IndexInfo, IndexKind, ItemId, Metadata, Neighbour, Query};
@@ -365,10 +365,17 @@ impl CollectionIndex {
         bar: &Bar,
         what: Rest,
     ) -> Vec<Neighbour> {
+        // A filter may take a while, and writes wait for the lock.
+        let held = if prepared.filters() { BLOCK } else { SEGMENT_ROWS };
         let scan = |segments: &[Arc<RwLock<Segment>>]| {
             let (mut top, mut dots) = (Top::new(prepared.keep, bar), Vec::new());
-            let waited_for = segments.iter().take_while(|_| !prepared.stopped());
-            waited_for.for_each(|segment| segment.read().scan(prepared, &mut top, &mut dots, what));
+            for segment in segments.iter().take_while(|_| !prepared.stopped()) {
+                let mut segment = segment.read();
+                for first in (0..SEGMENT_ROWS).step_by(held).take_while(|_| !prepared.stopped()) {
+                    segment.scan(first..first + held, prepared, &mut top, &mut dots, what);
+                    RwLockReadGuard::bump(&mut segment);
+                }
+            }
             top.into_vec()
         };
         let width = if self.layout.precision == Precision::Float { size_of::<f32>() } else { 1 };

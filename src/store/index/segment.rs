@@ -11,6 +11,7 @@ use super::{Precision, Row};
 use crate::store::filter::CompiledFilter;
 use crate::store::{ItemId, Neighbour, Query};
 use latentd_model::Embedding;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Most rows of one segment.
@@ -313,24 +314,34 @@ impl Segment {
         self.kept.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
     }
 
-    /// Offers every item that counts and can reach the bar, or of those the graph does not lead to yet; breaks off
-    /// when nobody waits any more. `dots` is scratch.
-    pub fn scan(&self, query: &Prepared<'_>, top: &mut Top<'_>, dots: &mut Vec<i32>, what: Rest) {
+    /// Offers every item of these rows that counts and can reach the bar, or of those the graph does not lead to yet;
+    /// breaks off when nobody waits any more. `dots` is scratch.
+    pub fn scan(
+        &self,
+        rows: Range<usize>,
+        query: &Prepared<'_>,
+        top: &mut Top<'_>,
+        dots: &mut Vec<i32>,
+        what: Rest,
+    ) {
+        let rows = rows.start.min(self.rows.len())..rows.end.min(self.rows.len());
         let concerned = |at: usize| what == Rest::All || !self.linked[at];
         let graph = |at: usize| query.graph.as_ref().map_or(-1.0, |graph| graph.of(self.first + at));
         if !self.coded {
-            for first in (0..self.rows.len()).step_by(BLOCK).take_while(|_| !query.stopped()) {
-                let rows = first..self.rows.len().min(first + BLOCK);
-                rows.filter(|&at| concerned(at)).for_each(|at| {
+            for first in rows.clone().step_by(BLOCK).take_while(|_| !query.stopped()) {
+                let block = first..rows.end.min(first + BLOCK);
+                block.filter(|&at| concerned(at)).for_each(|at| {
                     self.offer(at, query, top, || graph(at));
                 });
             }
             return;
         }
-        dots.resize(self.rows.len(), 0);
-        query.level.dots_i8(&query.codes, self.codes.all(), &self.sums, dots);
+        dots.resize(rows.len(), 0);
+        let (codes, sums) = (self.codes.range(rows.clone()), &self.sums[rows.clone()]);
+        query.level.dots_i8(&query.codes, codes, sums, dots);
         let middle = query.level.dot_f32(query.vector.row(0), self.centre.row(0));
-        let blocks = dots.chunks(BLOCK).zip(self.scales.chunks(BLOCK)).zip((0..).step_by(BLOCK));
+        let scales = self.scales[rows.clone()].chunks(BLOCK);
+        let blocks = dots.chunks(BLOCK).zip(scales).zip(rows.step_by(BLOCK));
         for ((dots, scales), first) in blocks.take_while(|_| !query.stopped()) {
             for (at, (&dot, &scale)) in (first..).zip(dots.iter().zip(scales)) {
                 if self.partly && self.linked[at] {
