@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use latentd_model::{Artefact, RuntimeInfo};
 use parking_lot::RwLock;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::backend::Backends;
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::embedder::{Embedder, Shared};
 use crate::fetch::Fetcher;
 use crate::http::problem::Problem;
+use crate::incoming::Incoming;
 use crate::keys::{Keys, KeysError};
 use crate::precision::PrecisionReport;
 use crate::refresh::{self, Refresh};
@@ -43,6 +45,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// What may be inside at once.
     pub admission: Admission,
+    /// The bodies that are being read.
+    pub incoming: Incoming,
+    /// What of large replies their clients have yet to read. Apart, so that slow readers keep nobody's request out.
+    pub replies: Admission,
     /// The vectors of pictures seen lately, if any are kept.
     pub cache: Option<Arc<EmbeddingCache>>,
     /// Whether requests are taken.
@@ -63,10 +69,15 @@ pub struct App {
     pub tracer: Option<Tracer>,
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
+    /// Listings of near-duplicates that may go on at once; each is many searches.
+    pub listings: Arc<Semaphore>,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
     pub writes: Arc<tokio::sync::RwLock<()>>,
     embedder: RwLock<Embedder>,
 }
+
+/// Listings of near-duplicates at once.
+const LISTINGS: usize = 8;
 
 /// What was chosen for the encoder at start, and why.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +124,7 @@ impl App {
         let metrics = Arc::new(Metrics::new().map_err(|error| AppError::Metrics(error.to_string()))?);
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
+        let replies = Admission::new(0, config.queue_bytes);
         let cache = EmbeddingCache::new(config.cache_mib, &metrics).map(Arc::new);
         let shared = Shared { admission: admission.clone(), metrics: metrics.clone(), cache: cache.clone() };
         let embedder = Embedder::start(&config, artefact, backends, shared)?;
@@ -126,6 +138,9 @@ impl App {
             store,
             metrics,
             admission,
+            incoming: Incoming::default(),
+            listings: Arc::new(Semaphore::new(LISTINGS)),
+            replies,
             cache,
             lifecycle: Lifecycle::default(),
             runtime,

@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod fuzzing;
 pub mod health;
 pub mod http;
+pub mod incoming;
 pub mod indexer;
 pub mod keys;
 pub mod locate;

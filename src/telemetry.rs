@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::log::LogWriter;
+use crate::memory;
 use crate::store::{IndexInfo, StoreStats};
 
 const METADATA: Metadata<'static> = Metadata::new("latentd", Level::INFO, None);
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub in_flight_images: Gauge,
     /// Bytes of bodies taken in and not yet answered.
     pub in_flight_bytes: Gauge,
+    /// Bytes of large replies that their clients have yet to read.
+    pub reply_bytes: Gauge,
     /// Open connections.
     pub connections: Gauge,
     /// 1 when the golden check passed and the server takes requests.
@@ -85,6 +88,7 @@ impl Metrics {
             abandoned: counter("latentd_images_abandoned_total"),
             in_flight_images: gauge("latentd_in_flight_images"),
             in_flight_bytes: gauge("latentd_in_flight_bytes"),
+            reply_bytes: gauge("latentd_reply_bytes"),
             connections: gauge("latentd_connections"),
             ready: gauge("latentd_ready"),
             device_fallback: gauge("latentd_device_fallback"),
@@ -146,10 +150,8 @@ impl Metrics {
 
     /// Sets the gauges of the process, under Prometheus' usual names, where the system tells them.
     pub fn process(&self) {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
-        if let Some(kib) = resident.and_then(|kib| kib.parse::<f64>().ok()) {
-            self.gauge("process_resident_memory_bytes").set(kib * 1024.0);
+        if let Some(resident) = memory::resident() {
+            self.gauge("process_resident_memory_bytes").set(resident as f64);
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             self.gauge("process_open_fds").set(open.count() as f64);
@@ -187,6 +189,7 @@ fn describe(recorder: &PrometheusRecorder) {
     gauge("latentd_queue_depth", "Pictures waiting for a session");
     gauge("latentd_in_flight_images", "Pictures taken in and not yet answered");
     gauge("latentd_in_flight_bytes", "Bytes of bodies taken in and not yet answered");
+    gauge("latentd_reply_bytes", "Bytes of large replies that their clients have yet to read");
     gauge("latentd_connections", "Open connections");
     gauge("latentd_ready", "1 when the golden check passed and requests are taken");
     gauge("latentd_device_fallback", "1 when --device auto fell back to the CPU");

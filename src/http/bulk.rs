@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use super::apart::{off_thread, take_apart};
 use super::auth::{Caller, hold};
 use super::embed::RawBytes;
 use super::entries::{self, BulkEntry, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
-use super::input::{ItemError, multipart_with_fields, off_thread, take_apart};
+use super::input::{ItemError, multipart_with_fields};
 use super::items::CollectionQuery;
 use super::problem::Problem;
 use super::stored;

@@ -1,8 +1,10 @@
 //! The API's description: /openapi.json, and Swagger UI at /docs.
 
+use axum::Router;
 use axum::http::{HeaderValue, Method, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
+use bytes::Bytes;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi as _;
 use utoipa::openapi::content::Content;
@@ -12,6 +14,7 @@ use utoipa::openapi::{OpenApi, Ref, RefOr, Response, SecurityRequirement};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::auth::{self, Needs};
+use super::problem::Problem;
 use crate::app::AppState;
 use crate::keys::Role;
 
@@ -182,10 +185,14 @@ pub fn routes(api: OpenApi) -> Router<AppState> {
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     );
     let layer = SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, policy);
-    let api = std::sync::Arc::new(api);
+    // Written once: every reply shares it.
+    let text = serde_json::to_vec(&api).ok().map(Bytes::from);
     let served = move || {
-        let api = api.clone();
-        async move { Json(api.as_ref().clone()) }
+        let reply = match &text {
+            Some(text) => ([(header::CONTENT_TYPE, JSON)], text.clone()).into_response(),
+            None => Problem::internal().into_response(),
+        };
+        async move { reply }
     };
     let referrer = HeaderValue::from_static("no-referrer");
     let referrer = SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, referrer);

@@ -1,5 +1,7 @@
 //! GET /duplicates: items that are nearly the same.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -95,6 +97,10 @@ async fn list_duplicates(
 ) -> Result<axum::Json<DuplicatesReply>, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
+    let _running = app.listings.try_acquire().map_err(|_| {
+        let detail = "as many listings of duplicates as may run at once are under way: try again";
+        Problem::unavailable("overloaded", detail).retry_after(Duration::from_secs(1))
+    })?;
     let time = app.config.request_timeout() / PART;
     let (threshold, limit) = (query.threshold, query.limit);
     let listing = Listing { collection: collection.clone(), threshold, after, limit, time };

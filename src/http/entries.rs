@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::extract::parse_json;
-use super::input::{Given, ItemError, Part, fetch_all, image_from_text};
+use super::given::{Given, fetch_all};
+use super::input::{ItemError, Part, image_from_text};
 use super::json::{self, AtMost, Members};
 use super::problem::{Problem, clipped};
 use super::stored;

@@ -1,6 +1,7 @@
 //! Extractors: bodies read within their bounds, and axum's own with problems for rejections.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -14,6 +15,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::AppState;
+use crate::incoming::Arrival;
 use crate::trace;
 
 /// `axum::extract::Query` whose rejection is a problem of code `invalid_query`.
@@ -164,9 +166,15 @@ pub fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, P
 /// # Errors
 /// 413, 408, 503 when the server is full, or 400 when the client breaks off.
 pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Problem> {
-    let permit = app.admission.admit(0, 0)?;
-    let read =
-        trace::part("body", tokio::time::timeout(app.config.body_timeout(), collect(body, permit, app)));
+    let arrival = app.incoming.arrival();
+    let collected = async {
+        tokio::select! {
+            biased;
+            () = arrival.asked() => Err(gave_way()),
+            collected = collect(body, app, &arrival) => collected,
+        }
+    };
+    let read = trace::part("body", tokio::time::timeout(app.config.body_timeout(), collected));
     match read.await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -176,8 +184,17 @@ pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Pr
     }
 }
 
-async fn collect(mut body: Body, mut permit: Permit, app: &AppState) -> Result<(Bytes, Permit), Problem> {
+/// The problem of a body whose client kept others out.
+pub fn gave_way() -> Problem {
+    let detail =
+        "the server is full, and this body came so slowly that its place went to others: send it again";
+    Problem::unavailable("overloaded", detail).retry_after(Duration::from_secs(1))
+}
+
+async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(Bytes, Permit), Problem> {
     use axum::body::HttpBody;
+    let mut permit = app.admission.admit(0, 0)?;
+    let _waits = arrival.waits();
     let max = app.config.max_body_bytes;
     let too_large = || {
         let detail = format!("the body is larger than the {max} bytes that are taken");
@@ -189,7 +206,7 @@ async fn collect(mut body: Body, mut permit: Permit, app: &AppState) -> Result<(
     }
     // Refused unread where there is no room for it now. But only what has come is held: whoever announces much and
     // sends it slowly would otherwise keep others out.
-    drop(app.admission.admit(0, declared.unwrap_or(0))?);
+    drop(app.incoming.room(|| app.admission.admit(0, declared.unwrap_or(0))).await?);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut read = 0usize;
@@ -202,7 +219,9 @@ async fn collect(mut body: Body, mut permit: Permit, app: &AppState) -> Result<(
         if read > max {
             return Err(too_large());
         }
-        permit.grow(0, read.saturating_sub(permit.bytes()))?;
+        arrival.came(data.len());
+        app.incoming.room(|| permit.grow(0, read.saturating_sub(permit.bytes()))).await?;
+        arrival.holds(permit.bytes());
         match (&first, rest.is_empty()) {
             (None, true) => first = Some(data),
             (Some(begun), true) => {

@@ -6,8 +6,9 @@ use bytes::{Bytes, BytesMut};
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::{FutureExt, StreamExt};
 
+use super::apart::off_thread;
 use super::entries::{self, BulkEntry, METADATA, MetadataById};
-use super::input::{Part, off_thread};
+use super::input::Part;
 use super::intake::Intake;
 use super::pieces::Pieces;
 use super::problem::Problem;
@@ -96,6 +97,7 @@ impl Form {
             let is_file = field.file_name().is_some() || field.content_type().is_some();
             let (name, file_name) = (field.name().map(str::to_owned), field.file_name().map(str::to_owned));
             let content = self.content(field).await?;
+            self.pieces.item_came();
             if name.as_deref() == Some(METADATA) {
                 self.take_metadata(content).await?;
                 continue;
@@ -198,6 +200,8 @@ mod tests {
     use super::super::until::Until;
     use super::*;
     use crate::admission::Admission;
+    use crate::incoming::Incoming;
+    use std::sync::Arc;
 
     const LARGEST: usize = 50_000;
 
@@ -205,8 +209,9 @@ mod tests {
         let pieces: Vec<_> =
             body.chunks(piece).map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece))).collect();
         let (body, wait) = (Body::from_stream(futures::stream::iter(pieces)), Duration::from_secs(5));
-        let intake = Intake::new(admission.clone(), wait, Until::default());
-        Form::new(Pieces::new(body, wait, Until::default()), "xyz".to_owned(), LARGEST, intake)
+        let arrival = Arc::new(Incoming::default().arrival());
+        let intake = Intake::new(admission.clone(), arrival.clone(), wait, Until::default());
+        Form::new(Pieces::new(body, arrival, wait, Until::default()), "xyz".to_owned(), LARGEST, intake)
     }
 
     fn part(name: &str, content: &[u8]) -> Vec<u8> {

@@ -12,15 +12,16 @@ use latentd_model::ImageBytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::apart::take_apart;
 use super::auth::{Caller, hold};
 use super::extract::{MediaType, Payload, parse_json};
+use super::given::{Given, fetch_all};
 use super::json::AtMost;
 use super::problem::{Problem, clipped};
 use crate::admission::Permit;
 use crate::app::App;
 use crate::config::MAX_IMAGES;
 use crate::embedder::{EmbedError, Embedded, Embedder};
-use crate::fetch::FetchError;
 use crate::keys::InFlight;
 
 /// Standard alphabet; padding may be left out.
@@ -28,9 +29,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Bodies above this are taken apart off the async threads.
-const LARGE_BODY: usize = 128 << 10;
 
 /// Why one item of a batch failed; the others are not affected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -57,15 +55,6 @@ impl From<EmbedError> for ItemError {
 
 /// One picture of a request, or why it is none.
 pub type Input = Result<ImageBytes, ItemError>;
-
-/// A picture as a request gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Given {
-    /// The file itself.
-    File(ImageBytes),
-    /// Where it is.
-    Url(String),
-}
 
 /// The pictures of a request.
 #[derive(Debug)]
@@ -148,107 +137,6 @@ pub async fn given_inputs(
     let held = hold(caller, given.len())?;
     let (images, permit) = fetch_all(app, given, permit).await?;
     Ok(Inputs { images, single: false, permit, held })
-}
-
-/// Runs `work` on a blocking thread when it goes through more than a little. Nothing stops it once it has begun, so it
-/// has to own the place in the server of what it goes through.
-///
-/// # Errors
-/// What `work` gives, or 500 when it panicked.
-pub async fn off_thread<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    if size <= LARGE_BODY {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::internal())?
-}
-
-/// Takes a body of `size` bytes apart, off the thread when it is large; it keeps its place until that has ended, whoever
-/// waits for it.
-///
-/// # Errors
-/// What `work` gives, or 500 when it panicked.
-pub async fn take_apart<T: Send + 'static>(
-    size: usize,
-    permit: &Arc<Permit>,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let held = permit.clone();
-    let work = move || {
-        let outcome = work();
-        drop(held);
-        outcome
-    };
-    off_thread(size, work).await
-}
-
-/// The files of pictures, fetching those that are elsewhere, and a permit for them all.
-///
-/// # Errors
-/// When the server is full; that a picture cannot be had is an inner error.
-pub async fn fetch_all(
-    app: &App,
-    given: Vec<Result<Given, ItemError>>,
-    body: Arc<Permit>,
-) -> Result<(Vec<Input>, Arc<Permit>), Problem> {
-    if given.iter().all(|given| matches!(given, Ok(Given::File(_)) | Err(_))) {
-        let file = |given| match given {
-            Given::File(image) => Ok(image),
-            Given::Url(_) => Err(url_inputs_disabled()),
-        };
-        return Ok((given.into_iter().map(|given| given.and_then(file)).collect(), body));
-    }
-    let fetches = given.into_iter().map(|given| fetch(app, given));
-    let mut all = app.admission.admit(0, 0)?;
-    all.keep(body);
-    let mut images = Vec::new();
-    for fetched in futures::future::join_all(fetches).await {
-        images.push(fetched.map(|(image, permit)| {
-            all.absorb(permit);
-            image
-        }));
-    }
-    Ok((images, Arc::new(all)))
-}
-
-async fn fetch(
-    app: &App,
-    given: Result<Given, ItemError>,
-) -> Result<(ImageBytes, Option<Permit>), ItemError> {
-    match given? {
-        Given::File(image) => Ok((image, None)),
-        Given::Url(url) => {
-            let fetcher = app.fetcher.as_ref().ok_or_else(url_inputs_disabled)?;
-            let (image, permit) = fetcher.fetch(&url).await?;
-            Ok((image, Some(permit)))
-        }
-    }
-}
-
-/// The file of the one picture of a request, fetched where it is elsewhere, and a permit for it.
-///
-/// # Errors
-/// When it cannot be had, or the server is full.
-pub async fn fetch_one(
-    app: &App,
-    given: Given,
-    body: Arc<Permit>,
-) -> Result<(ImageBytes, Arc<Permit>), Problem> {
-    let (mut images, permit) = fetch_all(app, vec![Ok(given)], body).await?;
-    Ok((images.pop().ok_or_else(Problem::internal)??, permit))
-}
-
-fn url_inputs_disabled() -> ItemError {
-    let message = "this server does not fetch addresses: send the picture itself as base64 or a data URI, or start the server with --url-inputs";
-    ItemError::new("url_inputs_disabled", message)
-}
-
-impl From<FetchError> for ItemError {
-    fn from(error: FetchError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
 }
 
 /// Reads the JSON of /embed, of at most `max` pictures.

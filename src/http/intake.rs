@@ -1,10 +1,12 @@
 //! Intake: the place in the server that a body takes while it is read a part at a time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::problem::Problem;
 use super::until::Until;
 use crate::admission::{Admission, Permit};
+use crate::incoming::Arrival;
 
 /// How long it waits at a time for a place.
 const REST: Duration = Duration::from_millis(100);
@@ -12,15 +14,16 @@ const REST: Duration = Duration::from_millis(100);
 /// Takes in bytes as they come, and hands their place over with what is made of them.
 pub struct Intake {
     admission: Admission,
+    arrival: Arc<Arrival>,
     permit: Option<Permit>,
     wait: Duration,
     until: Until,
 }
 
 impl Intake {
-    /// That waits at most so long for a place, and not once it is time to end.
-    pub fn new(admission: Admission, wait: Duration, until: Until) -> Self {
-        Self { admission, permit: None, wait, until }
+    /// Of the body that arrives, waiting at most so long for a place, and not once it is time to end.
+    pub fn new(admission: Admission, arrival: Arc<Arrival>, wait: Duration, until: Until) -> Self {
+        Self { admission, arrival, permit: None, wait, until }
     }
 
     /// Takes in so many bytes more, as soon as there is a place for them.
@@ -36,20 +39,32 @@ impl Intake {
             };
             match taken {
                 Err(overloaded) if began.elapsed() >= self.wait => return Err(overloaded.into()),
-                Err(_) => self.until.unless(rest()).await?,
-                Ok(()) => return Ok(()),
+                Err(_) => {
+                    self.arrival.incoming().ask();
+                    self.until.unless(rest()).await?;
+                }
+                Ok(()) => {
+                    self.tell();
+                    return Ok(());
+                }
             }
         }
     }
 
     /// The place of so many bytes of what was taken in; that of the others stays here.
     pub fn hand_over(&mut self, bytes: usize) -> Option<Permit> {
-        self.permit.as_mut().map(|permit| permit.split(bytes))
+        let place = self.permit.as_mut().map(|permit| permit.split(bytes));
+        self.tell();
+        place
     }
 
     /// Gives back the place of so many bytes, which nobody holds any longer.
     pub fn give_back(&mut self, bytes: usize) {
         drop(self.hand_over(bytes));
+    }
+
+    fn tell(&self) {
+        self.arrival.holds(self.permit.as_ref().map_or(0, Permit::bytes));
     }
 }
 
@@ -61,11 +76,13 @@ async fn rest() -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::incoming::Incoming;
 
     #[tokio::test]
     async fn it_waits_for_a_place_and_not_for_ever() {
         let admission = Admission::new(1, 10);
-        let mut intake = Intake::new(admission.clone(), Duration::from_millis(300), Until::default());
+        let (arrival, wait) = (Arc::new(Incoming::default().arrival()), Duration::from_millis(300));
+        let mut intake = Intake::new(admission.clone(), arrival, wait, Until::default());
         intake.take(4).await.unwrap();
         intake.take(5).await.unwrap();
         intake.give_back(1);

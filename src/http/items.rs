@@ -9,17 +9,20 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::apart::take_apart;
 use super::auth::hold;
 use super::embed::RawBytes;
 use super::entries::{self, Content, ItemBody};
 use super::etag;
 use super::extract::{MediaType, Path, Payload, Query, Ready};
-use super::input::{Given, fetch_one, multipart_with_fields, take_apart};
+use super::given::{Given, fetch_one};
+use super::input::multipart_with_fields;
 use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
+use crate::admission::Permit;
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry, Source};
-use crate::store::{CollectionName, ContentHash, InvalidValue, Item, ItemId, MAX_PAGE, Metadata, StoreError};
+use crate::store::{CollectionName, ContentHash, InvalidValue, Item, ItemId, MAX_PAGE, Metadata};
 use crate::trace;
 
 /// The routes of this resource.
@@ -270,34 +273,43 @@ async fn list_items(
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
     let with_vector = stored::include(&query.include)?.contains(&Include::Vector);
-    let (found, next) = page(&app, &collection, after, query.limit, with_vector).await?;
+    let Page { items: found, next, place: _place } =
+        page(&app, &collection, after, query.limit, with_vector).await?;
     let items = found.into_iter().map(|item| ItemView::new(item, with_vector)).collect();
     let next = next.map(|id| id.to_string());
     Ok(axum::Json(ListReply { collection: collection.to_string(), items, next }))
 }
 
-/// The items of a page, and the last one's id where there may be more.
+/// The items of a page.
+struct Page {
+    items: Vec<Item>,
+    /// The last one's id where there may be more.
+    next: Option<ItemId>,
+    /// Their place in the server: others are read meanwhile.
+    place: Permit,
+}
+
 async fn page(
     app: &App,
     collection: &CollectionName,
     mut after: Option<ItemId>,
     limit: usize,
     vectors: bool,
-) -> Result<(Vec<Item>, Option<ItemId>), StoreError> {
+) -> Result<Page, Problem> {
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(InvalidValue::Limit(limit).into());
     }
-    let (mut items, mut bytes): (Vec<Item>, usize) = (Vec::new(), 0);
+    let (mut items, mut place): (Vec<Item>, _) = (Vec::new(), app.replies.admit(0, 0)?);
     loop {
         let wanted = AT_A_TIME.min(limit - items.len());
         let listing = app.store.list(collection.clone(), after, wanted, vectors);
         let found = trace::part("store list", listing).await?;
         let more = found.len() == wanted;
-        bytes += found.iter().map(|item| item.metadata.as_str().len()).sum::<usize>();
+        place.grow(0, found.iter().map(|item| item.metadata.as_str().len()).sum())?;
         items.extend(found);
         after = items.last().filter(|_| more).map(|item| item.id.clone());
-        if !more || items.len() == limit || bytes >= PAGE_BYTES {
-            return Ok((items, after));
+        if !more || items.len() == limit || place.bytes() >= PAGE_BYTES {
+            return Ok(Page { items, next: after, place });
         }
     }
 }

@@ -16,8 +16,9 @@ use utoipa_axum::routes;
 
 use self::tensor::{INPUT, OUTPUT};
 pub use self::tensor::{Infer, InferRequest};
+use super::apart::take_apart;
 use super::extract::{Path, read_body};
-use super::input::{embed_inputs, given_inputs, take_apart};
+use super::input::{embed_inputs, given_inputs};
 use super::openai::{check_model, of_picture};
 use super::problem::Problem;
 use crate::app::{App, AppState};

@@ -68,7 +68,11 @@ impl Lines {
     fn end_line(&mut self, line: BytesMut) -> Option<Line> {
         self.searched = 0;
         let too_long = std::mem::take(&mut self.skipping) || line.len() > self.longest + 1;
-        if !too_long && !line.trim_ascii().is_empty() {
+        let blank = line.trim_ascii().is_empty();
+        if too_long || !blank {
+            self.pieces.item_came();
+        }
+        if !too_long && !blank {
             return Some(Line::Whole(line.freeze()));
         }
         // Whoever is handed a batch takes over the place of its lines alone.
@@ -106,14 +110,17 @@ mod tests {
     use super::super::until::Until;
     use super::*;
     use crate::admission::Admission;
+    use crate::incoming::Incoming;
     use axum::body::Body;
     use std::convert::Infallible;
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn lines_of(body: Body, admission: &Admission) -> Lines {
         let (wait, until) = (Duration::from_secs(1), Until::default());
-        let intake = Intake::new(admission.clone(), wait, until.clone());
-        Lines::new(Pieces::new(body, wait, until), 4, intake)
+        let arrival = Arc::new(Incoming::default().arrival());
+        let intake = Intake::new(admission.clone(), arrival.clone(), wait, until.clone());
+        Lines::new(Pieces::new(body, arrival, wait, until), 4, intake)
     }
 
     async fn lines(pieces: &[&'static str]) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! HTTP: routes, extractors, replies. Handlers extract, call one thing, and respond.
 
+pub mod apart;
 pub mod auth;
 pub mod batch;
 pub mod bulk;
@@ -14,6 +15,8 @@ pub mod entries;
 pub mod etag;
 pub mod extract;
 pub mod form;
+pub mod given;
+pub mod held;
 pub mod info;
 pub mod input;
 pub mod intake;
@@ -26,6 +29,7 @@ pub mod models;
 pub mod observe;
 pub mod openai;
 pub mod pieces;
+pub mod places;
 pub mod preprocess;
 pub mod problem;
 pub mod refresh;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::input::off_thread;
+use super::apart::off_thread;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::locate;

@@ -10,9 +10,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::apart::take_apart;
 use super::encoding::{Encoding, Vector};
 use super::extract::{MediaType, Payload, parse_json};
-use super::input::{Given, Inputs, ItemError, embed_inputs, given_inputs, image_from_text, take_apart};
+use super::given::Given;
+use super::input::{Inputs, ItemError, embed_inputs, given_inputs, image_from_text};
 use super::json;
 use super::problem::Problem;
 use crate::app::AppState;

@@ -9,8 +9,8 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::apart::off_thread;
 use super::extract::{Path, Query, Ready};
-use super::input::off_thread;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::locate;

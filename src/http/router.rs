@@ -9,7 +9,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
-    auth, collections, cors, docs, duplicates, embed, info, items, kserve, models, observe, openai,
+    auth, collections, cors, docs, duplicates, embed, held, info, items, kserve, models, observe, openai,
     preprocess, refresh, search, ui,
 };
 use crate::app::AppState;
@@ -45,6 +45,8 @@ pub fn openapi_with(text: impl Fn(&docs::Example) -> String) -> OpenApi {
 pub fn router(app: AppState) -> Router {
     let (routes, _) = described().split_for_parts();
     let routes = routes
+        .layer(from_fn_with_state(app.clone(), held::hold))
+        // What every reply shares takes no place.
         .merge(docs::routes(openapi()))
         .merge(ui::routes())
         .fallback(|| async { StatusCode::NOT_FOUND })

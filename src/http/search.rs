@@ -1,5 +1,7 @@
 //! POST /search: the items nearest to a picture, an item, or a vector.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
@@ -8,10 +10,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::apart::{off_thread, take_apart};
 use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
-use super::input::{Given, multipart, off_thread, take_apart};
+use super::given::Given;
+use super::input::multipart;
 use super::json;
 use super::problem::Problem;
 use super::stored::{self, Include};
@@ -219,9 +223,15 @@ async fn search(
     let with_vectors = tells_vectors || diversity.matters();
     let most = diversity.candidates(k);
     let mut again = target.depends_on_encoder();
+    let mut vectors = app.replies.admit(0, 0)?;
     let (contract, found) = loop {
         let serving = app.embedder().artefact().contract();
         let (vector, contract) = resolve(&app, &collection, target.clone(), permit.clone()).await?;
+        if with_vectors {
+            // Each of the candidates brings its own.
+            let bytes = most * vector.as_slice().len() * size_of::<f32>();
+            vectors.grow(0, bytes.saturating_sub(vectors.bytes()))?;
+        }
         let (filter, exclude) = (filter.clone(), exclude.clone());
         let query = store::Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };
         match trace::part("store search", app.store.search(collection.clone(), query)).await {
@@ -231,7 +241,15 @@ async fn search(
         }
     };
     let found = match diversity.matters() {
-        true => off_thread(found.len() * k, move || Ok(diversity.choose(found, k, || false))).await?,
+        true => {
+            let waits = Arc::new(());
+            // Once the request is dropped, the work alone has it.
+            let waited_for = waits.clone();
+            let gone = move || Arc::strong_count(&waited_for) == 1;
+            let chosen = off_thread(found.len() * k, move || Ok(diversity.choose(found, k, gone))).await?;
+            drop(waits);
+            chosen
+        }
         false => found,
     };
     let view = |neighbour: Neighbour| NeighbourView {

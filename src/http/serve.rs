@@ -12,19 +12,19 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::Accept;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::linger::Lingering;
+use super::places::{Place, Places, Seat};
 use crate::app::AppState;
+use crate::memory::Keeper;
 use crate::shutdown::Shutdown;
-use crate::tls::Tls;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -32,7 +32,7 @@ const MAX_HEAD: usize = 64 << 10;
 /// How often samples are moved into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Every how many times the representation's health is measured, which costs more.
+/// Every how many times the representation's health is measured and memory is given back, which costs more.
 const HEALTH_EVERY: u64 = 6;
 
 /// Longest time that the rest of a body is read which nobody wants, so that its client gets the reply.
@@ -46,12 +46,12 @@ pub async fn serve(app: AppState, listener: TcpListener, router: Router, shutdow
     tokio::spawn(app.clone().drain_on(shutdown.clone()));
     let upkeep = tokio::spawn(upkeep(app.clone()));
     let following = tokio::spawn(app.clone().follow_files());
-    let graceful = GracefulShutdown::new();
-    accept(&app, &listener, &router, &graceful, &shutdown).await;
+    let places = Places::new(app.config.max_connections);
+    accept(&app, &listener, &router, &places, &shutdown).await;
     drop(listener);
     let limit = app.config.shutdown_timeout();
-    let open = graceful.count();
-    match tokio::time::timeout(limit, graceful.shutdown()).await {
+    let open = places.taken();
+    match tokio::time::timeout(limit, places.all_free()).await {
         Ok(()) => tracing::info!(connections = open, "every request was answered"),
         Err(_) => {
             tracing::warn!(limit_ms = limit.as_millis(), "requests were left unanswered at the time limit")
@@ -68,46 +68,87 @@ async fn accept(
     app: &AppState,
     listener: &TcpListener,
     router: &Router,
-    graceful: &GracefulShutdown,
+    places: &Arc<Places>,
     shutdown: &Shutdown,
 ) {
-    let places = Arc::new(Semaphore::new(app.config.max_connections));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(app.config.header_timeout()).max_buf_size(MAX_HEAD);
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.wait() => return,
-            accepted = next_stream(&places, listener) => accepted,
+            accepted = next_stream(places, listener) => accepted,
         };
-        let Some((stream, place)) = accepted else { return };
-        let router = router.clone();
-        let (linger, ending) = (app.config.body_timeout().min(LINGER), shutdown.clone());
-        let service = hyper::service::service_fn(move |request| {
-            answer(router.clone(), request, linger, ending.clone())
-        });
-        let acceptor = app.tls.as_ref().map(Tls::acceptor);
-        let (http, watcher) = (http.clone(), graceful.watcher());
-        let (limit, shutdown) = (app.config.header_timeout(), shutdown.clone());
-        let patience = app.config.write_timeout();
-        let open = app.metrics.connections.clone();
-        open.increment(1.0);
+        let (stream, place) = accepted;
+        place.seat.begin();
+        let connection = Connection {
+            app: app.clone(),
+            router: router.clone(),
+            shutdown: shutdown.clone(),
+            seat: place.seat.clone(),
+        };
         tokio::spawn(async move {
-            let ended = match acceptor {
-                None => watcher.watch(http.serve_connection(read_in_time(stream, patience), service)).await,
-                Some(acceptor) => match handshake(acceptor.accept(stream), limit, &shutdown).await {
-                    Some(stream) => {
-                        watcher.watch(http.serve_connection(read_in_time(stream, patience), service)).await
-                    }
-                    None => Ok(()),
-                },
-            };
-            if let Err(error) = ended {
+            connection.app.metrics.connections.increment(1.0);
+            if let Err(error) = connection.serve(stream).await {
                 tracing::debug!(%error, "a connection broke");
             }
-            open.decrement(1.0);
+            connection.app.metrics.connections.decrement(1.0);
             drop(place);
         });
+    }
+}
+
+/// One connection and what it is served with.
+struct Connection {
+    app: AppState,
+    router: Router,
+    shutdown: Shutdown,
+    seat: Arc<Seat>,
+}
+
+impl Connection {
+    async fn serve(&self, stream: TcpStream) -> hyper::Result<()> {
+        let Some(tls) = &self.app.tls else { return self.run(stream).await };
+        let accepting = handshake(tls.acceptor().accept(stream), self.app.config.header_timeout());
+        let encrypted = tokio::select! {
+            encrypted = accepting => encrypted,
+            () = self.shutdown.wait() => None,
+            () = self.seat.asked() => None,
+        };
+        match encrypted {
+            Some(stream) => self.run(stream).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Answers requests until the client has no more, or the place is wanted, or the server is to end.
+    async fn run<S: AsyncRead + AsyncWrite>(&self, stream: S) -> hyper::Result<()> {
+        let config = &self.app.config;
+        let linger = config.body_timeout().min(LINGER);
+        let service = hyper::service::service_fn(|request| {
+            let working = self.seat.work();
+            let reply = answer(self.router.clone(), request, linger, self.shutdown.clone());
+            async move {
+                let reply = reply.await;
+                drop(working);
+                reply
+            }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(config.header_timeout()).max_buf_size(MAX_HEAD);
+        let serving = http.serve_connection(read_in_time(stream, config.write_timeout()), service);
+        tokio::pin!(serving);
+        tokio::select! {
+            done = &mut serving => return done,
+            () = self.seat.asked() => {
+                tracing::debug!("an idle connection gives up its place");
+                // Whoever has sent no request yet has nothing to be told.
+                if self.seat.is_new() {
+                    return Ok(());
+                }
+            }
+            () = self.shutdown.wait() => {}
+        }
+        serving.as_mut().graceful_shutdown();
+        serving.await
     }
 }
 
@@ -139,38 +180,28 @@ async fn answer(
     Ok(response)
 }
 
-/// The encrypted stream, unless the client takes too long for it, fails, or the server is to end.
-async fn handshake(
-    accept: Accept<TcpStream>,
-    limit: Duration,
-    shutdown: &Shutdown,
-) -> Option<TlsStream<TcpStream>> {
-    tokio::select! {
-        done = tokio::time::timeout(limit, accept) => match done {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake failed");
-                None
-            }
-            Err(_) => None,
-        },
-        () = shutdown.wait() => None,
+/// The encrypted stream, unless the client takes too long for it or fails.
+async fn handshake(accept: Accept<TcpStream>, limit: Duration) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(limit, accept).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => None,
     }
 }
 
-/// The next connection, once there is a place for it; `None` only when the semaphore is gone.
-async fn next_stream(
-    places: &Arc<Semaphore>,
-    listener: &TcpListener,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+/// The next connection, once there is a place for it.
+async fn next_stream(places: &Arc<Places>, listener: &TcpListener) -> (TcpStream, Place) {
+    let place = places.take().await;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set nodelay");
                 }
-                return Some((stream, place));
+                return (stream, place);
             }
             Err(error) => {
                 // Mostly "too many open files": wait for some to close rather than spin.
@@ -183,12 +214,15 @@ async fn next_stream(
 
 /// Keeps the metrics current between scrapes.
 async fn upkeep(app: AppState) {
-    let mut every = tokio::time::interval(UPKEEP);
+    let (mut every, keeper) = (tokio::time::interval(UPKEEP), Arc::new(Mutex::new(Keeper::default())));
     for tick in 0u64.. {
         every.tick().await;
         app.metrics.upkeep();
         if tick.is_multiple_of(HEALTH_EVERY) {
             app.embedder().measure_health().await;
+            let (keeper, busy) = (keeper.clone(), app.admission.bytes() + app.replies.bytes() > 0);
+            // Its panic would leave the memory where it is.
+            let _ = tokio::task::spawn_blocking(move || keeper.lock().look(busy)).await;
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use latentd_model::{Contract, Embedding, ImageBytes};
 
-use super::input::{Given, Inputs, embed_inputs, fetch_all, image_from_text};
+use super::given::{Given, fetch_all};
+use super::input::{Inputs, embed_inputs, image_from_text};
 use super::problem::Problem;
 use super::search::{SearchBody, SearchExample};
 use super::stored::{self, unknown_item};

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,12 +16,13 @@ use futures::{Stream, StreamExt};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::apart::off_thread;
 use super::auth::Caller;
 use super::batch::{Batch, Batches, Work, Written};
 use super::bulk::BulkResult;
 use super::entries::{self, BulkEntry};
 use super::form::Form;
-use super::input::{ItemError, off_thread};
+use super::input::ItemError;
 use super::intake::Intake;
 use super::lines::{Line, Lines};
 use super::pieces::Pieces;
@@ -124,8 +126,9 @@ impl Source {
 /// A body piece by piece, and the place that it takes.
 fn parts(body: Body, app: &AppState, until: &Until) -> (Pieces, Intake) {
     let wait = app.config.body_timeout();
-    let intake = Intake::new(app.admission.clone(), wait, until.clone());
-    (Pieces::new(body, wait, until.clone()), intake)
+    let arrival = Arc::new(app.incoming.arrival());
+    let intake = Intake::new(app.admission.clone(), arrival.clone(), wait, until.clone());
+    (Pieces::new(body, arrival, wait, until.clone()), intake)
 }
 
 async fn lines_of(lines: &mut Lines, most: usize) -> (Batch, Result<(), Problem>) {

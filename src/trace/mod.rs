@@ -153,3 +153,27 @@ impl Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a part costs a request where traces are off: `cargo test --release a_part_costs -- --ignored --nocapture`.
+    #[tokio::test]
+    #[ignore = "a measurement"]
+    async fn a_part_costs_next_to_nothing_when_off() {
+        const TIMES: u32 = 10_000_000;
+        let timed = async |traced: bool| {
+            let began = Instant::now();
+            for number in 0..TIMES {
+                let work = async { std::hint::black_box(number) };
+                let _ = if traced { part("part", work).await } else { work.await };
+            }
+            f64::from(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX)) * 1e3 / f64::from(TIMES)
+        };
+        for _ in 0..3 {
+            let (plain, traced) = (timed(false).await, timed(true).await);
+            println!("{plain:.2} ns without, {traced:.2} ns with a part that nobody records");
+        }
+    }
+}

@@ -4,6 +4,8 @@ use latentd::store::{CollectionName, Metadata, NewItem};
 use reqwest::StatusCode;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 
 use crate::store::item;
 use crate::support::{Server, cosine, example, problem};
@@ -163,6 +165,53 @@ async fn a_page_of_large_metadata_ends_early() {
     assert!(pages > 1);
     let few = server.get_json("/items?limit=130").await;
     assert_eq!((few["items"].as_array().unwrap().len(), few["next"].as_str()), (130, Some("129")));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_that_nobody_reads_are_bounded() {
+    let server = Server::with(|config| {
+        config.max_body_bytes = 24 << 20;
+        config.queue_bytes = 24 << 20;
+    })
+    .await;
+    let metadata = Metadata::from_value(&json!({ "a": "x".repeat(60_000) })).unwrap();
+    let items: Vec<NewItem> =
+        (0..250).map(|n| NewItem { metadata: metadata.clone(), ..item(&format!("{n:03}"), n) }).collect();
+    server.app.store.upsert(CollectionName::default(), items).await.unwrap();
+    let search = json!({ "id": "000", "k": 250 });
+    let found = server.post_json("/search", &search).await;
+    assert!(found.bytes().await.unwrap().len() > 14 << 20);
+    let settled = |bytes: fn(usize) -> bool| {
+        let replies = server.app.replies.clone();
+        async move {
+            let began = std::time::Instant::now();
+            while !bytes(replies.bytes()) {
+                assert!(began.elapsed().as_secs() < 10, "{}", replies.bytes());
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        }
+    };
+    settled(|bytes| bytes == 0).await;
+    // One of which the client reads nothing.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address()).await.unwrap();
+    let body = search.to_string();
+    let head = format!(
+        "POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    settled(|bytes| bytes > 14 << 20).await;
+    let refused = problem(server.post_json("/search", &search).await, 503, "overloaded").await;
+    assert!(refused["detail"].as_str().unwrap().contains("ask again, or for less"), "{refused}");
+    // Others go on, and so does it once the client is gone.
+    assert_eq!(server.post_json("/search", &json!({ "id": "000", "k": 2 })).await.status(), 200);
+    assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
+    drop(stream);
+    settled(|bytes| bytes == 0).await;
+    assert_eq!(server.post_json("/search", &search).await.status(), 200);
     server.stop().await;
 }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::fake::Control;
 use crate::support::{Server, example, problem, vectors};
@@ -250,6 +252,81 @@ async fn a_slow_head_is_cut_off_and_connections_are_bounded() {
     let reply =
         tokio::time::timeout(Duration::from_secs(5), server.client.get(server.at("/livez")).send()).await;
     assert_eq!(reply.unwrap().unwrap().status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_room() {
+    let server = Server::with(|config| config.max_connections = 3).await;
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+        idle.push(stream);
+    }
+    // One that never sends anything.
+    idle.push(TcpStream::connect(server.address()).await.unwrap());
+    let (began, mut clients) = (Instant::now(), Vec::new());
+    for _ in 0..3 {
+        // Each is a client of its own that keeps its connection.
+        let client = reqwest::Client::new();
+        let asked =
+            tokio::time::timeout(Duration::from_secs(5), client.get(server.at("/livez")).send()).await;
+        assert_eq!(asked.unwrap().unwrap().status(), 200);
+        clients.push(client);
+    }
+    // Sooner than heads are given up.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    for stream in &mut idle {
+        let rest = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 64])).await;
+        assert!(matches!(rest.unwrap(), Ok(0) | Err(_)), "an idle connection stayed");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_came_to_a_stop_make_room() {
+    let server = Server::with(|config| {
+        config.max_body_bytes = 1_000_000;
+        config.max_image_bytes = 1_000_000;
+        config.queue_bytes = 1_000_000;
+    })
+    .await;
+    let head = |accept: &str, length: &str| {
+        format!(
+            "POST /items HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n{accept}{length}\r\n\r\n"
+        )
+    };
+    let large = "x".repeat(450_000);
+    // A body that is read whole, and an upload in the middle of a line.
+    let whole = head("", "content-length: 900000") + &large;
+    let upload = head("accept: application/x-ndjson\r\n", "transfer-encoding: chunked")
+        + &format!("{:x}\r\n{large}\r\n", large.len());
+    let mut stalled = Vec::new();
+    for request in [whole, upload] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    let began = Instant::now();
+    while server.app.admission.bytes() < 900_000 {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", server.app.admission.bytes());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // What is behind a picture's end does no harm.
+    let mut picture = example("hat-1");
+    picture.resize(700_000, 0);
+    problem(server.post("/embed", picture.clone()).await, 503, "overloaded").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(server.post("/embed", picture).await.status(), 200);
+    for (stream, told) in stalled.iter_mut().zip(["HTTP/1.1 503", "its place went to others"]) {
+        let mut reply = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut reply)).await;
+        let text = String::from_utf8_lossy(&reply);
+        assert!(text.contains(told), "{read:?} {text}");
+    }
+    assert_eq!(server.app.admission.bytes(), 0);
     server.stop().await;
 }
 

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 
 use crate::config::MAX_IMAGES;
 use crate::http::extract::parse_json;
-use crate::http::input::{Given, ItemError, image_from_text, too_many_images};
+use crate::http::given::Given;
+use crate::http::input::{ItemError, image_from_text, too_many_images};
 use crate::http::json::{self, AtMost};
 use crate::http::problem::Problem;
 

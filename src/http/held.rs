@@ -1,0 +1,127 @@
+//! Held: large replies have a place in the server until their clients have taken them.
+//!
+//! A client that asks for much and reads slowly would otherwise make the server keep it, once for each connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+
+use super::problem::Problem;
+use crate::admission::Permit;
+use crate::app::AppState;
+
+/// Bytes of a reply that are nobody's concern.
+const FREE: u64 = 64 << 10;
+
+/// Those of a reply to a write: when it finds no place, the write is done already, and its client should know of it.
+const FREE_OF_WRITES: u64 = 1 << 20;
+
+/// The middleware. Replies of no known size pass: they are made as they are taken.
+pub async fn hold(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let writes = may_write(request.method(), request.uri().path());
+    let response = next.run(request).await;
+    let size = response.body().size_hint().exact().unwrap_or(0);
+    if size <= FREE {
+        return response;
+    }
+    let bytes = usize::try_from(size).unwrap_or(usize::MAX);
+    match app.replies.admit(0, bytes) {
+        Ok(place) => response.map(|body| Body::new(Held { body, place: Arc::new(place) })),
+        Err(_) if writes && size <= FREE_OF_WRITES => response,
+        Err(overloaded) => no_place(overloaded.into(), bytes, writes).into_response(),
+    }
+}
+
+/// Whether a request may have changed something.
+fn may_write(method: &Method, path: &str) -> bool {
+    match *method {
+        Method::GET | Method::HEAD => false,
+        Method::POST => path == "/items",
+        _ => true,
+    }
+}
+
+fn no_place(mut problem: Problem, bytes: usize, writes: bool) -> Problem {
+    let done = if writes { "what was asked for was done, but " } else { "" };
+    let detail = format!(
+        "{done}there is no place now for a reply of {bytes} bytes beside what other clients have yet to read: ask again, or for less"
+    );
+    problem.detail = detail.into();
+    problem
+}
+
+/// A body of which each piece has the place until the last of them was sent.
+struct Held {
+    body: Body,
+    place: Arc<Permit>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let piece = |data| Bytes::from_owner(Piece { data, _place: self.place.clone() });
+        frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+struct Piece {
+    data: Bytes,
+    _place: Arc<Permit>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn the_place_is_held_until_the_bytes_are_gone() {
+        let admission = Admission::new(1, 100);
+        let place = Arc::new(admission.admit(0, 60).unwrap());
+        let mut body = Held { body: Body::from("abc"), place };
+        assert_eq!(body.size_hint().exact(), Some(3));
+        let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert_eq!((piece.as_ref(), admission.bytes()), (&b"abc"[..], 60));
+        drop(piece);
+        assert_eq!(admission.bytes(), 0);
+    }
+
+    #[test]
+    fn who_writes_is_told_that_it_was_done() {
+        assert!(may_write(&Method::PUT, "/items/a") && may_write(&Method::POST, "/items"));
+        assert!(!may_write(&Method::POST, "/search") && !may_write(&Method::GET, "/items"));
+        assert!(no_place(Problem::internal(), 7, true).detail.contains("was done"));
+        assert!(!no_place(Problem::internal(), 7, false).detail.contains("was done"));
+    }
+}
