@@ -6,17 +6,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::Extension;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
 
+use super::apart::off_thread;
 use super::problem::Problem;
-use crate::admission::Permit;
-use crate::app::AppState;
+use crate::admission::{Overloaded, Permit};
+use crate::app::{App, AppState};
+
+const JSON: &str = "application/json";
 
 /// Bytes of a reply that are nobody's concern.
 const FREE: u64 = 64 << 10;
@@ -29,7 +34,7 @@ pub async fn hold(State(app): State<AppState>, request: Request, next: Next) -> 
     let writes = may_write(request.method(), request.uri().path());
     let response = next.run(request).await;
     let size = response.body().size_hint().exact().unwrap_or(0);
-    if size <= FREE {
+    if size <= FREE || response.extensions().get::<Placed>().is_some() {
         return response;
     }
     let bytes = usize::try_from(size).unwrap_or(usize::MAX);
@@ -38,6 +43,36 @@ pub async fn hold(State(app): State<AppState>, request: Request, next: Next) -> 
         Err(_) if writes && size <= FREE_OF_WRITES => response,
         Err(overloaded) => no_place(overloaded.into(), bytes, writes).into_response(),
     }
+}
+
+/// The reply has its place already.
+#[derive(Debug, Clone, Copy)]
+struct Placed;
+
+/// A reply in JSON of about `size` bytes: a large one gets its place first, and is written off the async threads.
+///
+/// # Errors
+/// When there is no place for it.
+pub async fn json<T: Serialize + Send + 'static>(
+    app: &App,
+    size: usize,
+    value: T,
+) -> Result<Response, Problem> {
+    if size as u64 <= FREE {
+        return Ok(axum::Json(value).into_response());
+    }
+    let full = |overloaded: Overloaded| no_place(overloaded.into(), size, false);
+    let place = app.replies.admit(0, size).map_err(full)?;
+    // Nothing stops it once it has begun, so the place goes with it.
+    let write = move || {
+        let mut text = Vec::with_capacity(size);
+        serde_json::to_writer(&mut text, &value).map_err(|_| Problem::internal())?;
+        Ok((text, place))
+    };
+    let (text, mut place) = off_thread(size, write).await?;
+    place.grow(0, text.len().saturating_sub(size)).map_err(full)?;
+    let body = Body::new(Held { body: text.into(), place: Arc::new(place) });
+    Ok((Extension(Placed), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
 /// Whether a request may have changed something.

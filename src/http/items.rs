@@ -16,6 +16,7 @@ use super::entries::{self, Content, ItemBody};
 use super::etag;
 use super::extract::{MediaType, Path, Payload, Query, Ready};
 use super::given::{Given, fetch_one};
+use super::held;
 use super::input::multipart_with_fields;
 use super::problem::Problem;
 use super::stored::{self, Include, ItemView, unknown_item};
@@ -269,15 +270,16 @@ async fn list_items(
     State(app): State<AppState>,
     _: Ready,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListReply>, Problem> {
+) -> Result<Response, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
     let with_vector = stored::include(&query.include)?.contains(&Include::Vector);
     let Page { items: found, next, place: _place } =
         page(&app, &collection, after, query.limit, with_vector).await?;
-    let items = found.into_iter().map(|item| ItemView::new(item, with_vector)).collect();
+    let items: Vec<_> = found.into_iter().map(|item| ItemView::new(item, with_vector)).collect();
     let next = next.map(|id| id.to_string());
-    Ok(axum::Json(ListReply { collection: collection.to_string(), items, next }))
+    let size = items.iter().map(ItemView::size).sum();
+    held::json(&app, size, ListReply { collection: collection.to_string(), items, next }).await
 }
 
 /// The items of a page.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::Response;
 use latentd_model::{Contract, ImageBytes};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,6 +16,7 @@ use super::auth::hold;
 use super::embed::{ImageForm, RawBytes};
 use super::extract::{MediaType, Payload, Query, parse_json};
 use super::given::Given;
+use super::held;
 use super::input::multipart;
 use super::json;
 use super::problem::Problem;
@@ -172,6 +174,15 @@ pub struct NeighbourView {
     pub vector: Option<Vec<f32>>,
 }
 
+impl NeighbourView {
+    /// Bytes of its JSON, about.
+    fn size(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        let vector = self.vector.as_ref().map_or(0, |vector| vector.len() * stored::NUMBER);
+        self.id.len() + metadata + vector + stored::BESIDE
+    }
+}
+
 /// How to search, with the defaults filled in.
 struct How {
     k: usize,
@@ -210,7 +221,7 @@ async fn search(
     State(app): State<AppState>,
     Query(query): Query<SearchQuery>,
     payload: Payload,
-) -> Result<axum::Json<SearchReply>, Problem> {
+) -> Result<Response, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
     let (permit, caller) = (payload.permit.clone(), payload.caller.clone());
     let (target, how) = read(payload, query, &app).await?;
@@ -258,8 +269,10 @@ async fn search(
         metadata: with_metadata.then_some(neighbour.metadata),
         vector: neighbour.vector.filter(|_| tells_vectors).map(|vector| vector.as_slice().to_vec()),
     };
-    let neighbours = found.into_iter().map(view).collect();
-    Ok(axum::Json(SearchReply { collection: collection.to_string(), contract, neighbours }))
+    let neighbours: Vec<_> = found.into_iter().map(view).collect();
+    let size = neighbours.iter().map(NeighbourView::size).sum();
+    let reply = SearchReply { collection: collection.to_string(), contract, neighbours };
+    held::json(&app, size, reply).await
 }
 
 /// Whether another encoder serves than `before`, once a change that is just being made is made.

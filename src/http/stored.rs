@@ -171,6 +171,11 @@ pub fn include(text: &str) -> Result<Vec<Include>, Problem> {
         .collect()
 }
 
+/// Bytes of JSON of a vector's number, about.
+pub const NUMBER: usize = 12;
+/// Bytes of JSON of an item beside its id, metadata and vector, about.
+pub const BESIDE: usize = 320;
+
 /// An item.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ItemView {
@@ -216,5 +221,12 @@ impl ItemView {
             updated: item.updated.to_string(),
             vector,
         }
+    }
+
+    /// Bytes of its JSON, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let vector = self.vector.as_ref().map_or(0, |vector| vector.len() * NUMBER);
+        self.id.len() + self.metadata.as_str().len() + vector + BESIDE
     }
 }
