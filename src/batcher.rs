@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::admission::Admission;
 use crate::backend::{Backend, BackendError};
-use crate::embedder::{EmbedError, Embedded, Reply, Timing};
+use crate::embedder::{EmbedError, Embedded, Outcome, Reply, Timing};
 use crate::fair::{FairQueue, Flow};
 use crate::health::Health;
 use crate::telemetry::Metrics;
@@ -102,12 +102,14 @@ impl Batcher {
         let batch: Vec<Queued> = state.queue.pop().into_iter().collect();
         self.metrics.queue_depth.set(state.queue.len() as f64);
         drop(state);
-        self.run(solo.as_mut(), batch);
+        let answers = self.run(solo.as_mut(), batch);
         let mut state = self.state.lock();
         state.solo = Some(solo);
         let next = if state.queue.is_empty() { None } else { state.idle.pop() };
         self.came_back.notify_all();
         drop(state);
+        // Its client's next picture finds the session there.
+        send(answers);
         if let Some(backend) = next {
             self.run_what_queued(backend);
         }
@@ -160,7 +162,7 @@ impl Batcher {
                 return;
             }
             drop(state);
-            self.run(backend.as_mut(), batch);
+            send(self.run(backend.as_mut(), batch));
         }
     }
 
@@ -179,7 +181,8 @@ impl Batcher {
         batch
     }
 
-    fn run(&self, backend: &mut dyn Backend, batch: Vec<Queued>) {
+    /// Runs a batch; the answers are yet to be sent.
+    fn run(&self, backend: &mut dyn Backend, batch: Vec<Queued>) -> Vec<(Reply, Outcome)> {
         let started = Instant::now();
         let size = batch.len();
         let (mut pixels, mut waiting) = (Vec::with_capacity(size), Vec::with_capacity(size));
@@ -194,7 +197,7 @@ impl Batcher {
         self.metrics.inference_seconds.record(inference.as_secs_f64());
         self.metrics.batch_size.record(size as f64);
         self.admission.finished(size);
-        for ((reply, timing), outcome) in waiting.into_iter().zip(outcomes) {
+        let answer = |((reply, timing), outcome): ((Reply, Timing), Result<Embedding, BackendError>)| {
             let answer = match outcome {
                 Ok(embedding) => {
                     self.metrics.images.increment(1);
@@ -204,9 +207,14 @@ impl Batcher {
                 }
                 Err(error) => Err(EmbedError::Inference(error.0)),
             };
-            reply.send(answer);
-        }
+            (reply, answer)
+        };
+        waiting.into_iter().zip(outcomes).map(answer).collect()
     }
+}
+
+fn send(answers: Vec<(Reply, Outcome)>) {
+    answers.into_iter().for_each(|(reply, answer)| reply.send(answer));
 }
 
 /// One outcome per picture: in one run, or after a failure picture by picture.
