@@ -21,13 +21,15 @@ const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Time for all sizes of a run, enough for runs of 4 where a picture takes 30 ms; for each of them, where runs are
 /// short; and for each number of sessions.
 const BATCH_BUDGET: Duration = Duration::from_millis(260);
-const EACH_BATCH: Duration = Duration::from_micros(7500);
+const EACH_BATCH: Trial = Trial { time: Duration::from_micros(7500), rest: Duration::ZERO, least: 1 };
 const SESSIONS_BUDGET: Duration = Duration::from_millis(30);
 
-/// Time for one picture after another, on one thread and on all, and how long they rest in between, as they do while
-/// the next request is read and decoded: threads that fell asleep have to be woken then.
-const SOLO_BUDGET: Duration = Duration::from_millis(20);
-const SOLO_REST: Duration = Duration::from_millis(1);
+/// One picture after another, on one thread and on all, with rests in between, as there are while the next request is
+/// read and decoded: threads that fell asleep have to be woken then.
+const ALONE: Trial = Trial { time: Duration::from_millis(20), rest: Duration::from_millis(1), least: 2 };
+
+/// A run beside which waking a thread is nothing.
+const LONG_RUN: Duration = Duration::from_millis(10);
 
 /// How much faster all cores must be for a picture alone: it may not stay alone, and then they are wanted elsewhere.
 const WORTHWHILE_ALONE: f64 = 1.3;
@@ -95,7 +97,7 @@ pub fn tune(
         config.sessions = backends.sessions.len();
     }
     if let (Some(solo), Some(session)) = (&mut backends.solo, backends.sessions.first_mut()) {
-        tuned.solo = solo_rates(config, session.as_mut(), solo.as_mut(), &grey)?;
+        tuned.solo = solo_rates(config, &tuned.batches, session.as_mut(), solo.as_mut(), &grey)?;
         let faster = |rates: &[Rate]| rates[1].images_per_s > rates[0].images_per_s * WORTHWHILE_ALONE;
         if !faster(&tuned.solo) {
             backends.solo = None;
@@ -130,7 +132,7 @@ fn batch_rates(session: &mut dyn Backend, picture: &Pixels) -> Result<Vec<Rate>,
             break;
         }
         let batch = vec![picture.clone(); size];
-        rates.push(Rate { of: size, images_per_s: best_rate(session, &batch, EACH_BATCH, Duration::ZERO)? });
+        rates.push(Rate { of: size, images_per_s: best_rate(session, &batch, EACH_BATCH)? });
     }
     Ok(rates)
 }
@@ -138,38 +140,47 @@ fn batch_rates(session: &mut dyn Backend, picture: &Pixels) -> Result<Vec<Rate>,
 /// Pictures per second, one by one, of one of the sessions and of that for a picture that is alone.
 fn solo_rates<'a>(
     config: &Config,
+    known: &[Rate],
     session: &'a mut dyn Backend,
     solo: &'a mut dyn Backend,
     picture: &Pixels,
 ) -> Result<Vec<Rate>, BackendError> {
     let one = std::slice::from_ref(picture);
-    let mut rates = Vec::new();
-    for (of, session) in [(config.intra_threads, session), (config::cores(), solo)] {
+    let alone = |session: &mut dyn Backend| {
         // The first run allocates.
         session.embed(one)?;
-        rates.push(Rate { of, images_per_s: best_rate(session, one, SOLO_BUDGET, SOLO_REST)? });
-    }
-    Ok(rates)
+        best_rate(session, one, ALONE)
+    };
+    let long = |rate: &&Rate| rate.of == 1 && rate.images_per_s * LONG_RUN.as_secs_f64() < 1.0;
+    let on_one = match known.iter().find(long) {
+        Some(rate) => rate.images_per_s,
+        None => alone(session)?,
+    };
+    let on_all = Rate { of: config::cores(), images_per_s: alone(solo)? };
+    Ok(vec![Rate { of: config.intra_threads, images_per_s: on_one }, on_all])
 }
 
-/// The rate of the fastest of the runs in about this time, which other work on the machine disturbs least, with a rest
-/// before each.
-fn best_rate(
-    session: &mut dyn Backend,
-    batch: &[Pixels],
+/// For how long to run, with which rest before each run, and how often at least.
+#[derive(Clone, Copy)]
+struct Trial {
     time: Duration,
     rest: Duration,
-) -> Result<f64, BackendError> {
-    let until = Instant::now() + time;
-    let mut fastest = f64::INFINITY;
+    least: usize,
+}
+
+/// The rate of the fastest run of a trial, which other work on the machine disturbs least.
+fn best_rate(session: &mut dyn Backend, batch: &[Pixels], trial: Trial) -> Result<f64, BackendError> {
+    let until = Instant::now() + trial.time;
+    let (mut fastest, mut runs) = (f64::INFINITY, 0);
     loop {
-        if !rest.is_zero() {
-            std::thread::sleep(rest);
+        if !trial.rest.is_zero() {
+            std::thread::sleep(trial.rest);
         }
         let began = Instant::now();
         session.embed(batch)?;
         fastest = fastest.min(began.elapsed().as_secs_f64());
-        if Instant::now() >= until {
+        runs += 1;
+        if runs >= trial.least && Instant::now() >= until {
             return Ok(batch.len() as f64 / fastest.max(1e-9));
         }
     }
