@@ -47,7 +47,7 @@ pub struct ItemBody {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub contract: Option<Contract>,
-    /// What is kept with it: an object.
+    /// What is kept with it: an object of at most 64 KiB as compact text, 16 levels and 1024 values.
     #[serde(default, deserialize_with = "json::tree")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,

@@ -24,11 +24,14 @@
 //! Bounds: 256 KiB of text, 8 levels of `$and`, `$or` and `$not`, 256 conditions, 1024 parts (members of objects
 //! and filters in lists), 1000 values of a list and 4096 of all lists.
 
+mod compiled;
 mod fields;
 mod parse;
 mod scalar;
+mod values;
 
-pub use fields::{CompiledFilter, FieldNames, Fields};
+pub use compiled::CompiledFilter;
+pub use fields::{FieldNames, Fields};
 pub use scalar::Scalar;
 
 /// Why JSON is no filter.
