@@ -76,6 +76,9 @@ pub struct App {
     embedder: RwLock<Embedder>,
 }
 
+/// Bytes of large replies that may be held however little may come in: a few of the largest.
+const LEAST_REPLIES: usize = 64 << 20;
+
 /// Listings of near-duplicates at once.
 const LISTINGS: usize = 8;
 
@@ -124,7 +127,7 @@ impl App {
         let metrics = Arc::new(Metrics::new().map_err(|error| AppError::Metrics(error.to_string()))?);
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
-        let replies = Admission::new(0, config.queue_bytes);
+        let replies = Admission::new(0, config.queue_bytes.max(LEAST_REPLIES));
         let cache = EmbeddingCache::new(config.cache_mib, &metrics).map(Arc::new);
         let shared = Shared { admission: admission.clone(), metrics: metrics.clone(), cache: cache.clone() };
         let embedder = Embedder::start(&config, artefact, backends, shared)?;

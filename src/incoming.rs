@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::admission::Overloaded;
 
 /// Bytes that have to come for a body to be on its way.
-const STEP: usize = 64 << 10;
+const STEP: usize = 16 << 10;
 
 /// How long a body may wait for so much before its place can be asked for.
 const SLOW: Duration = Duration::from_secs(1);
@@ -59,14 +59,18 @@ impl Incoming {
         Arrival { body, number, incoming: self.clone() }
     }
 
-    /// What `take` gives, once slow bodies have made room for it where they can.
+    /// What `take` gives of so many bytes, once slow bodies have made room for it where they can.
     ///
     /// # Errors
-    /// What `take` gives where there is no slow body, or it did not help.
-    pub async fn room<T>(&self, mut take: impl FnMut() -> Result<T, Overloaded>) -> Result<T, Overloaded> {
+    /// What `take` gives where the slow bodies hold too little, or giving way did not help.
+    pub async fn room<T>(
+        &self,
+        bytes: usize,
+        mut take: impl FnMut() -> Result<T, Overloaded>,
+    ) -> Result<T, Overloaded> {
         let mut taken = take();
         for _ in 0..TURNS {
-            if taken.is_ok() || !self.ask() {
+            if taken.is_ok() || !self.ask(bytes) {
                 break;
             }
             tokio::time::sleep(TURN).await;
@@ -75,13 +79,19 @@ impl Incoming {
         taken
     }
 
-    /// Asks a body for its place; tells whether there was one to ask.
-    pub fn ask(&self) -> bool {
+    /// Asks a slow body for its place, where all of them together hold so many bytes; tells whether it did.
+    pub fn ask(&self, bytes: usize) -> bool {
         let all = self.0.all.lock();
-        let cost = |body: &Arc<Body>| body.progress.lock().cost().map(|cost| (cost, body.clone()));
-        let Some((_, body)) = all.values().filter_map(cost).max_by(|a, b| a.0.total_cmp(&b.0)) else {
-            return false;
+        let slow = |body: &Arc<Body>| {
+            let progress = body.progress.lock();
+            progress.cost().map(|cost| (cost, progress.held, body.clone()))
         };
+        let slow: Vec<_> = all.values().filter_map(slow).collect();
+        // Otherwise they would give way in vain.
+        if slow.iter().map(|(_, held, _)| held).sum::<usize>() < bytes {
+            return false;
+        }
+        let Some((_, _, body)) = slow.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else { return false };
         body.progress.lock().asked = true;
         body.asked.notify_one();
         true
@@ -191,14 +201,14 @@ mod tests {
             large.asked().await;
             drop(held);
         };
-        let (room, ()) = tokio::join!(incoming.room(take), go);
+        let (room, ()) = tokio::join!(incoming.room(50, take), go);
         let room = room.unwrap();
         // The next is the small one; then nobody is left, for nobody waits for the busy one.
-        assert!(incoming.ask());
+        assert!(!incoming.ask(11) && incoming.ask(10));
         small.asked().await;
-        assert!(!incoming.ask());
+        assert!(!incoming.ask(0));
         let _full = admission.admit(0, 50).unwrap();
-        assert!(incoming.room(take).await.is_err());
+        assert!(incoming.room(50, take).await.is_err());
         drop(room);
     }
 
@@ -208,20 +218,20 @@ mod tests {
         let arrival = incoming.arrival();
         let waiting = arrival.waits();
         arrival.holds(1000);
-        assert!(!incoming.ask());
+        assert!(!incoming.ask(0));
         waited(&arrival, 2);
         arrival.came(STEP - 1);
         assert!(arrival.body.progress.lock().cost().is_some());
         arrival.came(1);
-        assert!(!incoming.ask());
+        assert!(!incoming.ask(0));
         waited(&arrival, 2);
         arrival.whole();
-        assert!(!incoming.ask());
+        assert!(!incoming.ask(0));
         waited(&arrival, 2);
         drop(waiting);
-        assert!(!incoming.ask());
+        assert!(!incoming.ask(0));
         let _again = arrival.waits();
-        assert!(incoming.ask() && !incoming.ask());
+        assert!(incoming.ask(0) && !incoming.ask(0));
         drop(_again);
         drop(arrival);
         assert!(incoming.0.all.lock().is_empty());

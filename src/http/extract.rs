@@ -206,7 +206,8 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
     }
     // Refused unread where there is no room for it now. But only what has come is held: whoever announces much and
     // sends it slowly would otherwise keep others out.
-    drop(app.incoming.room(|| app.admission.admit(0, declared.unwrap_or(0))).await?);
+    let announced = declared.unwrap_or(0);
+    drop(app.incoming.room(announced, || app.admission.admit(0, announced)).await?);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut read = 0usize;
@@ -220,7 +221,8 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
             return Err(too_large());
         }
         arrival.came(data.len());
-        app.incoming.room(|| permit.grow(0, read.saturating_sub(permit.bytes()))).await?;
+        let more = read.saturating_sub(permit.bytes());
+        app.incoming.room(more, || permit.grow(0, more)).await?;
         arrival.holds(permit.bytes());
         match (&first, rest.is_empty()) {
             (None, true) => first = Some(data),

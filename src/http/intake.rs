@@ -11,6 +11,9 @@ use crate::incoming::Arrival;
 /// How long it waits at a time for a place.
 const REST: Duration = Duration::from_millis(100);
 
+/// How long it waits before slow bodies are asked for theirs.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+
 /// Takes in bytes as they come, and hands their place over with what is made of them.
 pub struct Intake {
     admission: Admission,
@@ -40,7 +43,10 @@ impl Intake {
             match taken {
                 Err(overloaded) if began.elapsed() >= self.wait => return Err(overloaded.into()),
                 Err(_) => {
-                    self.arrival.incoming().ask();
+                    // A place may come by itself, when batches in hand are done.
+                    if began.elapsed() >= ASK_AFTER {
+                        self.arrival.incoming().ask(bytes);
+                    }
                     self.until.unless(rest()).await?;
                 }
                 Ok(()) => {

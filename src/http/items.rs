@@ -227,7 +227,7 @@ struct ListQuery {
     collection: Option<String>,
     /// The id after which the page begins: `next` of the page before.
     after: Option<String>,
-    /// Items of a page at most, 1 to 1000: it ends early with 8 MiB of metadata.
+    /// Items of a page at most, 1 to 1000: it ends early with 8 MiB of metadata and vectors.
     #[serde(default = "default_limit")]
     #[param(default = 100)]
     limit: usize,
@@ -242,7 +242,7 @@ fn default_limit() -> usize {
 
 /// Items of a page that are read at a time.
 const AT_A_TIME: usize = 100;
-/// Bytes of metadata after which a page ends.
+/// Bytes of metadata and vectors after which a page ends.
 const PAGE_BYTES: usize = 8 << 20;
 
 /// A page of items.
@@ -302,12 +302,16 @@ async fn page(
         return Err(InvalidValue::Limit(limit).into());
     }
     let (mut items, mut place): (Vec<Item>, _) = (Vec::new(), app.replies.admit(0, 0)?);
+    let size = |item: &Item| {
+        let vector = item.vector.as_ref().map_or(0, |vector| size_of_val(vector.as_slice()));
+        item.metadata.as_str().len() + vector
+    };
     loop {
         let wanted = AT_A_TIME.min(limit - items.len());
         let listing = app.store.list(collection.clone(), after, wanted, vectors);
         let found = trace::part("store list", listing).await?;
         let more = found.len() == wanted;
-        place.grow(0, found.iter().map(|item| item.metadata.as_str().len()).sum())?;
+        place.grow(0, found.iter().map(size).sum())?;
         items.extend(found);
         after = items.last().filter(|_| more).map(|item| item.id.clone());
         if !more || items.len() == limit || place.bytes() >= PAGE_BYTES {

@@ -2,15 +2,24 @@
 //! that nobody is kept out by connections that only stay open.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Shortest time without a request after which a connection is idle: its client is hardly about to send one just then.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// The same for one that had no request yet: hands are shaken first, and a head may be on its way.
+const IDLE_NEW: Duration = Duration::from_secs(3);
 
 /// How long to wait for one that was asked to go, before the next is.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -69,8 +78,7 @@ impl Places {
 
     fn ask(&self) {
         let seats = self.seats.lock();
-        let idle =
-            |seat: &Arc<Seat>| seat.idle().filter(|idle| *idle >= IDLE).map(|idle| (idle, seat.clone()));
+        let idle = |seat: &Arc<Seat>| seat.idle().map(|idle| (idle, seat.clone()));
         if let Some((_, seat)) = seats.values().filter_map(idle).max_by_key(|(idle, _)| *idle) {
             seat.usage.lock().asked = true;
             seat.asked.notify_one();
@@ -115,7 +123,7 @@ impl Seat {
         Self { usage: Mutex::new(usage), asked: Notify::new() }
     }
 
-    /// The connection begins now.
+    /// Its first request may come from now on.
     pub fn begin(&self) {
         self.usage.lock().since = Instant::now();
     }
@@ -137,16 +145,51 @@ impl Seat {
         self.asked.notified().await;
     }
 
-    /// For how long there was nothing to do; none while there is, or when it was asked already.
+    /// For how long there was nothing to do, where that is long; none when it was asked already.
     fn idle(&self) -> Option<Duration> {
         let usage = self.usage.lock();
-        (!usage.working && !usage.asked).then(|| usage.since.elapsed())
+        let least = if usage.requests == 0 { IDLE_NEW } else { IDLE };
+        let idle = (!usage.working && !usage.asked).then(|| usage.since.elapsed());
+        idle.filter(|idle| *idle >= least)
     }
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
 pub struct Working(Arc<Seat>);
+
+impl Working {
+    /// Goes on until the reply's body was taken, too.
+    #[must_use]
+    pub fn until_taken(self, reply: Response) -> Response {
+        reply.map(|body| Body::new(Reply { body, _working: self }))
+    }
+}
+
+struct Reply {
+    body: Body,
+    _working: Working,
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 impl Drop for Working {
     fn drop(&mut self) {

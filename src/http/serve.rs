@@ -78,7 +78,6 @@ async fn accept(
             accepted = next_stream(places, listener) => accepted,
         };
         let (stream, place) = accepted;
-        place.seat.begin();
         let connection = Connection {
             app: app.clone(),
             router: router.clone(),
@@ -113,6 +112,7 @@ impl Connection {
             () = self.shutdown.wait() => None,
             () = self.seat.asked() => None,
         };
+        self.seat.begin();
         match encrypted {
             Some(stream) => self.run(stream).await,
             None => Ok(()),
@@ -126,11 +126,7 @@ impl Connection {
         let service = hyper::service::service_fn(|request| {
             let working = self.seat.work();
             let reply = answer(self.router.clone(), request, linger, self.shutdown.clone());
-            async move {
-                let reply = reply.await;
-                drop(working);
-                reply
-            }
+            async move { reply.await.map(|reply| working.until_taken(reply)) }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(config.header_timeout()).max_buf_size(MAX_HEAD);
@@ -194,14 +190,14 @@ async fn handshake(accept: Accept<TcpStream>, limit: Duration) -> Option<TlsStre
 
 /// The next connection, once there is a place for it.
 async fn next_stream(places: &Arc<Places>, listener: &TcpListener) -> (TcpStream, Place) {
-    let place = places.take().await;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set nodelay");
                 }
-                return (stream, place);
+                // Not before: nobody is asked to go for one who does not come.
+                return (stream, places.take().await);
             }
             Err(error) => {
                 // Mostly "too many open files": wait for some to close rather than spin.

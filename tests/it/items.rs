@@ -170,6 +170,7 @@ async fn a_page_of_large_metadata_ends_early() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_that_nobody_reads_are_bounded() {
+    // The bound of replies has a least, of four of these.
     let server = Server::with(|config| {
         config.max_body_bytes = 24 << 20;
         config.queue_bytes = 24 << 20;
@@ -193,23 +194,27 @@ async fn replies_that_nobody_reads_are_bounded() {
         }
     };
     settled(|bytes| bytes == 0).await;
-    // One of which the client reads nothing.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut stream = socket.connect(server.address()).await.unwrap();
+    // Some of which the clients read nothing.
     let body = search.to_string();
     let head = format!(
         "POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    settled(|bytes| bytes > 14 << 20).await;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        unread.push(stream);
+    }
+    settled(|bytes| bytes > 56 << 20).await;
     let refused = problem(server.post_json("/search", &search).await, 503, "overloaded").await;
     assert!(refused["detail"].as_str().unwrap().contains("ask again, or for less"), "{refused}");
     // Others go on, and so does it once the client is gone.
     assert_eq!(server.post_json("/search", &json!({ "id": "000", "k": 2 })).await.status(), 200);
     assert_eq!(server.post("/embed", example("hat-1")).await.status(), 200);
-    drop(stream);
+    drop(unread);
     settled(|bytes| bytes == 0).await;
     assert_eq!(server.post_json("/search", &search).await.status(), 200);
     server.stop().await;

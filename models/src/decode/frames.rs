@@ -28,14 +28,17 @@ fn gif_frame(bytes: &[u8]) -> Option<(u32, u32)> {
 /// Looks at each chunk of lossy data, also those of an animation's frames: a decoder unpacks them before it compares
 /// their size with the canvas.
 fn check_webp(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
-    let check = |(name, content): (&[u8], &[u8])| match name {
-        b"VP8 " => vp8_size(content).map_or(Ok(()), |(width, height)| check_frame(width, height, limits)),
-        _ => Ok(()),
+    let check = |content: &[u8]| {
+        vp8_size(content).map_or(Ok(()), |(width, height)| check_frame(width, height, limits))
     };
     for (name, content) in chunks(file) {
-        check((name, content))?;
-        if name == b"ANMF" {
-            chunks(content.get(16..).unwrap_or_default()).try_for_each(check)?;
+        match name {
+            b"VP8 " => check(content)?,
+            // What comes behind transparency is taken for lossy data without a look at its name.
+            b"ANMF" => {
+                chunks(content.get(16..).unwrap_or_default()).try_for_each(|(_, content)| check(content))?;
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -89,6 +92,9 @@ mod tests {
             Err("too_many_pixels")
         );
         assert_eq!(code(&[canvas.clone(), frame(lossy(9, 9)), frame(lossy(9, 9))]), Ok(()));
+        let nameless = [&b"XXXX"[..], &lossy(16_000, 16_000)[4..]].concat();
+        let behind = [chunk(b"ALPH", &[0; 3]), nameless].concat();
+        assert_eq!(code(&[canvas.clone(), frame(behind)]), Err("too_many_pixels"));
         assert_eq!(code(&[canvas, frame(lossy(16_000, 16_000))]), Err("too_many_pixels"));
         assert_eq!(code(&[lossy(9, 9)[..12].to_vec()]), Ok(()));
         // However deep they are said to lie.

@@ -12,16 +12,17 @@ use super::{Colour, DecodeError, DecodeLimits, Decoding, Target, check_size};
 use super::{colour, convert, scaled};
 use crate::pixels::Pixels;
 
-/// Scans that a progressive file may have; encoders write about ten.
+/// Scans that a progressive file may have; encoders write about ten, or eighteen with four colours.
 const MAX_SCANS: usize = 64;
 
-/// As often as this the pixels that a picture may have may be gone over, since each scan goes over all of them.
-pub(super) const MAX_PASSES: u64 = 12;
+/// As often as this the pixels that a picture may have may be gone over, by all scans together: of one of three colours
+/// goes over a third. Encoders need five to seven.
+pub(super) const MAX_PASSES: u64 = 8;
 
-/// Scans that a picture of so many pixels may have.
+/// Scans that a picture of so many pixels may have, if each were of one colour of three.
 fn max_scans(pixels: u64, limits: &DecodeLimits) -> usize {
-    let passes = MAX_PASSES.saturating_mul(limits.max_pixels) / pixels.max(1);
-    MAX_SCANS.min(usize::try_from(passes).unwrap_or(MAX_SCANS))
+    let scans = MAX_PASSES.saturating_mul(3).saturating_mul(limits.max_pixels) / pixels.max(1);
+    MAX_SCANS.min(usize::try_from(scans).unwrap_or(MAX_SCANS))
 }
 
 pub(super) fn decode(
@@ -45,7 +46,14 @@ pub(super) fn decode(
         .and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)))
         .ok_or_else(|| DecodeError::Corrupt { reason: "JPEG: the header declares no size".into() })?;
     check_size(width, height, 3, limits)?;
-    let max_scans = max_scans(u64::from(width) * u64::from(height), limits);
+    let pixels = u64::from(width) * u64::from(height);
+    let max_scans = max_scans(pixels, limits);
+    let most = MAX_PASSES.saturating_mul(limits.max_pixels);
+    // Of a small one no number of scans that may be is too many.
+    if pixels.saturating_mul(MAX_SCANS as u64) > most && passes(bytes) * pixels as f64 > most as f64 {
+        let reason = "JPEG: it has too many scans for its size".to_owned();
+        return Err(DecodeError::Corrupt { reason });
+    }
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
@@ -70,7 +78,7 @@ pub(super) fn decode(
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let wanted = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options.jpeg_set_out_colorspace(wanted).jpeg_set_max_scans(max_scans));
-    let pixels = width as usize * height as usize;
+    let pixels = pixels as usize;
     let mut data = vec![0u8; pixels * wanted.num_components()];
     decoder.decode_into(&mut data).map_err(|e| refuse(&e, bytes, strict))?;
     let mut rgb = if grey { convert::grey_to_rgb(&data) } else { data };
@@ -82,7 +90,22 @@ pub(super) fn decode(
 
 /// How many scans the file has.
 fn scans(bytes: &[u8]) -> usize {
-    markers(bytes).filter(|&marker| marker == 0xda).count()
+    markers(bytes).filter(|&(marker, _)| marker == 0xda).count()
+}
+
+/// How often its scans go over the picture.
+fn passes(bytes: &[u8]) -> f64 {
+    // The number of colours comes behind the length, and in a frame behind the depth and the sides too.
+    let colours = |at: usize| f64::from(bytes.get(at).copied().unwrap_or(1).max(1));
+    let (mut of, mut gone) = (1.0, 0.0);
+    for (marker, at) in markers(bytes) {
+        match marker {
+            0xc0..=0xc2 => of = colours(at + 8),
+            0xda => gone += f64::min(colours(at + 3) / of, 1.0),
+            _ => {}
+        }
+    }
+    gone
 }
 
 fn refuse(error: &DecodeErrors, bytes: &[u8], cut_short: bool) -> DecodeError {
@@ -100,9 +123,9 @@ fn refuse(error: &DecodeErrors, bytes: &[u8], cut_short: bool) -> DecodeError {
     }
 }
 
-/// The markers of the file in order; segments are stepped over, so
+/// The markers of the file in order and where they are; segments are stepped over, so
 /// that those of an embedded thumbnail do not count. Ends where the file breaks off.
-fn markers(bytes: &[u8]) -> impl Iterator<Item = u8> {
+fn markers(bytes: &[u8]) -> impl Iterator<Item = (u8, usize)> {
     let mut at = 2;
     std::iter::from_fn(move || {
         let marker_at = next_marker(bytes, at)?;
@@ -115,19 +138,21 @@ fn markers(bytes: &[u8]) -> impl Iterator<Item = u8> {
                 .map_or(bytes.len(), |two| usize::from(u16::from_be_bytes([two[0], two[1]])).max(2));
             at = at.saturating_add(length);
         }
-        Some(marker)
+        Some((marker, marker_at))
     })
 }
 
 /// Whether the frame is of a kind that zune-jpeg does not decode: not SOF0 to SOF2.
 fn has_undecoded_frame(bytes: &[u8]) -> bool {
-    let frame = markers(bytes).find(|m| matches!(m, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf));
+    let frame = markers(bytes)
+        .map(|(m, _)| m)
+        .find(|m| matches!(m, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf));
     frame.is_some_and(|marker| marker > 0xc2)
 }
 
 /// Whether the picture's own end marker (EOI) is there.
 fn has_end(bytes: &[u8]) -> bool {
-    bytes.ends_with(&[0xff, 0xd9]) || markers(bytes).any(|marker| marker == 0xd9)
+    bytes.ends_with(&[0xff, 0xd9]) || markers(bytes).any(|(marker, _)| marker == 0xd9)
 }
 
 /// Position of the next byte after `from` that names a marker: one that follows 0xff and is

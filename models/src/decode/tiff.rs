@@ -26,10 +26,11 @@ const MAX_SHARED: u64 = 2;
 /// Bytes of tables that all JPEGs in a file together may be read with; those of one are some hundreds.
 const MAX_TABLES: usize = 8 << 20;
 
-/// Compression by baseline JPEG, in TIFF's numbers.
+/// Ways of compression, in TIFF's numbers.
+const NONE: u16 = 1;
 const JPEG: u16 = 7;
 
-/// A reader of a file, of whose strips or tiles no more is read than they have.
+/// A reader of a file, each of whose strips or tiles ends where the next one begins, whatever its byte count says.
 pub(super) struct Chunked<'a> {
     bytes: Cursor<&'a [u8]>,
     /// Where one that begins there ends.
@@ -45,11 +46,8 @@ impl<'a> Chunked<'a> {
         if let Ok(decoder) = Decoder::new(Cursor::new(bytes)) {
             let chunks = Chunks::of(decoder).map_err(|error| corrupt(error.to_string()))?;
             check_size(chunks.picture.0, chunks.picture.1, 1, limits)?;
-            chunks.check(bytes, limits)?;
-            for (offset, end) in chunks.ranges() {
-                let longest = ends.entry(offset).or_insert(end);
-                *longest = end.max(*longest);
-            }
+            ends = chunks.ends(bytes.len() as u64);
+            chunks.check(&ends, bytes, limits)?;
         }
         Ok(Self { bytes: Cursor::new(bytes), ends, end: u64::MAX })
     }
@@ -59,6 +57,8 @@ impl<'a> Chunked<'a> {
 struct Chunks {
     offsets: Vec<u64>,
     counts: Vec<u64>,
+    /// How many times they show the picture: once for each of its samples, where these are kept apart.
+    planes: usize,
     /// Columns and rows of the picture.
     picture: (u32, u32),
     /// Columns and rows of one of them.
@@ -78,9 +78,12 @@ impl Chunks {
         let (width, height) = decoder.chunk_dimensions();
         let picture = decoder.dimensions()?;
         let strips = decoder.get_chunk_type() == ChunkType::Strip;
+        let apart = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(2);
+        let samples = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1);
         Ok(Self {
             offsets: decoder.find_tag_unsigned_vec(offsets)?.unwrap_or_default(),
             counts: decoder.find_tag_unsigned_vec(counts)?.unwrap_or_default(),
+            planes: if apart { usize::from(samples.max(1)) } else { 1 },
             picture,
             width,
             // A picture that is one strip may say that it has all the rows there can be.
@@ -93,38 +96,60 @@ impl Chunks {
         })
     }
 
-    fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.offsets.iter().zip(&self.counts).map(|(&offset, count)| (offset, offset.saturating_add(*count)))
+    /// Where the chunk at each offset ends: where the next begins, or the file of so many bytes does. Writers get byte
+    /// counts wrong, and not every decompressor goes by them. What is not compressed is read as far as it is shown.
+    fn ends(&self, length: u64) -> HashMap<u64, u64> {
+        if self.compression == NONE {
+            return HashMap::new();
+        }
+        let mut offsets = self.offsets.clone();
+        offsets.sort_unstable();
+        offsets.dedup();
+        let next = offsets.iter().skip(1).copied().chain([length]);
+        offsets.iter().zip(next).map(|(&offset, next)| (offset, next.min(length))).collect()
     }
 
-    fn check(&self, bytes: &[u8], limits: &DecodeLimits) -> std::result::Result<(), DecodeError> {
-        let count = self.offsets.len();
+    fn check(
+        &self,
+        ends: &HashMap<u64, u64>,
+        bytes: &[u8],
+        limits: &DecodeLimits,
+    ) -> std::result::Result<(), DecodeError> {
+        let count = self.offsets.len().div_ceil(self.planes);
         if count > MAX_CHUNKS {
             let reason = format!("the TIFF has {count} strips or tiles, more than {MAX_CHUNKS}");
             return Err(DecodeError::UnsupportedFormat { reason });
         }
         let area = u64::from(self.width) * u64::from(self.height);
-        if area > limits.max_pixels || area * count as u64 > MAX_BEYOND * limits.max_pixels {
+        if area.saturating_mul(count as u64) > MAX_BEYOND.saturating_mul(limits.max_pixels) {
             let (width, height) = (self.width, self.height);
             let reason = format!(
                 "TIFF: {count} strips or tiles of {width}x{height} pixels are far more than it shows"
             );
             return Err(corrupt(reason));
         }
-        let read = self.counts.iter().fold(0u64, |sum, &count| sum.saturating_add(count));
-        if read > MAX_SHARED * bytes.len() as u64 || count.saturating_mul(self.tables.len()) > MAX_TABLES {
+        let each = |offset: &u64| ends.get(offset).map_or(0, |end| end.saturating_sub(*offset));
+        let read = self.offsets.iter().map(each).fold(0u64, u64::saturating_add);
+        let tables = self.offsets.len().saturating_mul(self.tables.len());
+        if read > MAX_SHARED * bytes.len() as u64 || tables > MAX_TABLES {
             return Err(corrupt("TIFF: its strips or tiles share bytes many times over".to_owned()));
         }
-        if self.compression == JPEG { self.check_jpegs(bytes, limits) } else { Ok(()) }
+        if self.compression == JPEG { self.check_jpegs(ends, bytes, limits) } else { Ok(()) }
     }
 
-    /// Whether none of the JPEGs is larger than what it stands for, and they have no more scans together than a
-    /// picture may.
-    fn check_jpegs(&self, bytes: &[u8], limits: &DecodeLimits) -> std::result::Result<(), DecodeError> {
-        let (mut file, mut passes) = (Vec::new(), 0);
-        for (from, to) in self.ranges() {
+    /// Whether the JPEGs are no larger together than what they stand for, with what goes beyond the edges, and have no
+    /// more scans together than a picture may.
+    fn check_jpegs(
+        &self,
+        ends: &HashMap<u64, u64>,
+        bytes: &[u8],
+        limits: &DecodeLimits,
+    ) -> std::result::Result<(), DecodeError> {
+        let (mut file, mut pixels, mut passes) = (Vec::new(), 0u64, 0u64);
+        for (&from, &count) in self.offsets.iter().zip(&self.counts) {
+            let end = ends.get(&from).map_or(from, |&end| end.min(from.saturating_add(count)));
             let piece = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-            let own = &bytes[piece(from)..piece(to)];
+            let own = &bytes[piece(from)..piece(end).max(piece(from))];
             file.clear();
             match self.tables.split_last_chunk::<2>() {
                 // The end of the one and the start of the other are left out, as by the decoder.
@@ -137,16 +162,19 @@ impl Chunks {
             let mut jpeg = JpegDecoder::new(ZCursor::new(&file));
             jpeg.decode_headers().map_err(|error| corrupt(format!("TIFF: a JPEG in it: {error:?}")))?;
             let (width, height) = jpeg.dimensions().unwrap_or_default();
-            if width > self.width as usize || height > self.height as usize {
+            let area = (width * height) as u64;
+            pixels = pixels.saturating_add(area);
+            let most = MAX_BEYOND.saturating_mul(limits.max_pixels).saturating_mul(self.planes as u64);
+            if area > limits.max_pixels || pixels > most {
+                let (width_of, height_of) = (self.width, self.height);
                 let reason = format!(
-                    "TIFF: a JPEG of {width}x{height} pixels stands for {}x{} of the picture",
-                    self.width, self.height
+                    "TIFF: a JPEG of {width}x{height} pixels stands for {width_of}x{height_of} of the picture"
                 );
                 return Err(corrupt(reason));
             }
             // As many scans as there could be, wherever the decoder finds them.
-            let scans = file.windows(2).filter(|pair| *pair == [0xff, 0xda]).count();
-            passes += (scans * width * height) as u64;
+            let scans = file.windows(2).filter(|pair| *pair == [0xff, 0xda]).count() as u64;
+            passes = passes.saturating_add(scans.saturating_mul(area));
             if passes > MAX_PASSES.saturating_mul(limits.max_pixels) {
                 return Err(corrupt("TIFF: the JPEGs in it have too many scans".to_owned()));
             }
@@ -238,6 +266,7 @@ mod tests {
         Chunks {
             offsets: vec![8; count],
             counts: vec![1; count],
+            planes: 1,
             picture: (1, 1),
             width,
             height,
@@ -260,6 +289,10 @@ mod tests {
         // Nine bytes of zlib: a stored block of two bytes.
         let stored = [0x78, 1, 1, 2, 0, 0xfd, 0xff, 9, 8, 0, 0x1c, 0, 0x12];
         assert_eq!(grey(&strips(2, 3, 1, 8, stored.len() as u32, &stored)), [9, 9, 9, 8, 8, 8].repeat(3));
+        // Writers get the counts wrong.
+        assert_eq!(grey(&strips(2, 3, 1, 8, 0, &stored)), [9, 9, 9, 8, 8, 8].repeat(3));
+        assert_eq!(grey(&strips(2, 3, 1, 1, 0, &[9, 8])), [9, 9, 9, 8, 8, 8].repeat(3));
+        assert_eq!(grey(&strips(2, 3, 1, 1, 1 << 20, &[9, 8])), [9, 9, 9, 8, 8, 8].repeat(3));
         let jpeg = grey_jpeg(8);
         assert_eq!(grey(&strips(8, 2, 8, 7, jpeg.len() as u32, &jpeg)), [77; 8 * 16 * 3]);
     }
@@ -268,15 +301,21 @@ mod tests {
     fn too_many_strips_are_refused() {
         assert_eq!(code(&strips(1, 60_000, 1, 1, 1, &[9])), "ok");
         assert_eq!(code(&strips(1, 65_537, 1, 1, 1, &[9])), "too_many_pixels");
-        let refused = chunks(1, 1, 65_537).check(&[0; 99_999], &DecodeLimits::default()).unwrap_err();
-        assert_eq!(refused.code(), "unsupported_format");
+        let check = |chunks: Chunks| chunks.check(&HashMap::new(), &[0; 9], &DecodeLimits::default());
+        assert_eq!(check(chunks(1, 1, 65_537)).unwrap_err().code(), "unsupported_format");
+        assert_eq!(check(Chunks { planes: 3, ..chunks(1, 1, 65_537) }), Ok(()));
     }
 
     #[test]
     fn a_jpeg_is_no_larger_than_its_strip() {
         let jpeg = grey_jpeg(4000);
         assert_eq!(code(&strips(8, 1000, 8, 7, jpeg.len() as u32, &jpeg)), "corrupt_image");
-        assert_eq!(code(&strips(8, 1, 1, 7, jpeg.len() as u32, &jpeg)), "corrupt_image");
+        let limits = DecodeLimits { max_pixels: 1_000_000, ..DecodeLimits::default() };
+        let one = strips(8, 1, 1, 7, jpeg.len() as u32, &jpeg);
+        assert_eq!(decode(&one, &limits).unwrap_err().code(), "corrupt_image");
+        // Writers fill the last strip up to whole blocks.
+        let jpeg = grey_jpeg(16);
+        assert_eq!(code(&strips(16, 1, 10, 7, jpeg.len() as u32, &jpeg)), "ok");
     }
 
     #[test]
@@ -286,8 +325,12 @@ mod tests {
         (0..1_000_000).for_each(|_| nothing.extend_from_slice(&[0, 0, 0, 0xff, 0xff]));
         let all = nothing.len() as u32;
         assert_eq!(code(&strips(1, 60_000, 1, 8, all, &nothing)), "corrupt_image");
-        // The same, said to be short.
+        // The same, said to be short, and all but one of them.
         assert_eq!(code(&strips(1, 60_000, 1, 8, 9, &nothing)), "corrupt_image");
+        let mut mixed = strips(1, 60_000, 1, 8, 9, &nothing);
+        let counts = mixed.len() - 2 - 9 * 12 - 4 - 4 * 60_000;
+        mixed[counts..counts + 4].copy_from_slice(&all.to_le_bytes());
+        assert_eq!(code(&mixed), "corrupt_image");
         let mut stuffed = grey_jpeg(8);
         let comment = [&[0xff, 0xfe, 0xff, 0xff][..], &[0; 65_533]].concat().repeat(30);
         stuffed.splice(2..2, comment);
@@ -298,8 +341,10 @@ mod tests {
     fn tiles_do_not_hide_a_picture_many_times_its_size() {
         assert_eq!(code(&strips(60_000, 60_000, 1, 1, 1, &[9])), "too_many_pixels");
         let limits = DecodeLimits::default();
-        assert!(chunks(5_000, 5_000, 4).check(&[0; 9], &limits).is_ok());
-        assert_eq!(chunks(5_000, 5_000, 5).check(&[0; 9], &limits).unwrap_err().code(), "corrupt_image");
-        assert_eq!(chunks(50_001, 1_000, 1).check(&[0; 9], &limits).unwrap_err().code(), "corrupt_image");
+        let check = |chunks: Chunks| chunks.check(&HashMap::new(), &[0; 9], &limits);
+        assert_eq!(check(chunks(5_000, 5_000, 4)), Ok(()));
+        assert_eq!(check(chunks(5_000, 5_000, 5)).unwrap_err().code(), "corrupt_image");
+        assert_eq!(check(Chunks { planes: 3, ..chunks(5_000, 5_000, 12) }), Ok(()));
+        assert_eq!(check(chunks(50_001, 2_000, 1)).unwrap_err().code(), "corrupt_image");
     }
 }
