@@ -58,6 +58,12 @@ impl Admission {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that would have to go, for so many more to have a place.
+    #[must_use]
+    pub fn missing(&self, bytes: usize) -> usize {
+        self.bytes().saturating_add(bytes).saturating_sub(self.0.max_bytes)
+    }
+
     /// Notes that `images` pictures were finished, for the measured rate.
     pub fn finished(&self, images: usize) {
         self.0.rate.lock().add(Instant::now(), images);
@@ -191,6 +197,7 @@ mod tests {
         let admission = Admission::new(2, 100);
         let mut first = admission.admit(1, 60).unwrap();
         assert!(admission.admit(0, 41).is_err());
+        assert_eq!((admission.missing(40), admission.missing(41), admission.missing(90)), (0, 1, 50));
         assert!(admission.admit(2, 0).is_err());
         assert_eq!((admission.images(), admission.bytes()), (1, 60));
         assert!(first.grow(0, 41).is_err());

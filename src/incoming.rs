@@ -59,18 +59,18 @@ impl Incoming {
         Arrival { body, number, incoming: self.clone() }
     }
 
-    /// What `take` gives of so many bytes, once slow bodies have made room for it where they can.
+    /// What `take` gives, once slow bodies have made room for it where they can: as much as `missing` says each time.
     ///
     /// # Errors
     /// What `take` gives where the slow bodies hold too little, or giving way did not help.
     pub async fn room<T>(
         &self,
-        bytes: usize,
+        missing: impl Fn() -> usize,
         mut take: impl FnMut() -> Result<T, Overloaded>,
     ) -> Result<T, Overloaded> {
         let mut taken = take();
         for _ in 0..TURNS {
-            if taken.is_ok() || !self.ask(bytes) {
+            if taken.is_ok() || !self.ask(missing()) {
                 break;
             }
             tokio::time::sleep(TURN).await;
@@ -79,8 +79,8 @@ impl Incoming {
         taken
     }
 
-    /// Asks a slow body for its place, where all of them together hold so many bytes; tells whether it did.
-    pub fn ask(&self, bytes: usize) -> bool {
+    /// Asks a slow body for its place, where all of them together hold as many bytes as are missing; tells whether it did.
+    pub fn ask(&self, missing: usize) -> bool {
         let all = self.0.all.lock();
         let slow = |body: &Arc<Body>| {
             let progress = body.progress.lock();
@@ -88,7 +88,7 @@ impl Incoming {
         };
         let slow: Vec<_> = all.values().filter_map(slow).collect();
         // Otherwise they would give way in vain.
-        if slow.iter().map(|(_, held, _)| held).sum::<usize>() < bytes {
+        if slow.iter().map(|(_, held, _)| held).sum::<usize>() < missing {
             return false;
         }
         let Some((_, _, body)) = slow.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else { return false };
@@ -201,14 +201,14 @@ mod tests {
             large.asked().await;
             drop(held);
         };
-        let (room, ()) = tokio::join!(incoming.room(50, take), go);
+        let (room, ()) = tokio::join!(incoming.room(|| admission.missing(50), take), go);
         let room = room.unwrap();
         // The next is the small one; then nobody is left, for nobody waits for the busy one.
         assert!(!incoming.ask(11) && incoming.ask(10));
         small.asked().await;
         assert!(!incoming.ask(0));
         let _full = admission.admit(0, 50).unwrap();
-        assert!(incoming.room(50, take).await.is_err());
+        assert!(incoming.room(|| admission.missing(50), take).await.is_err());
         drop(room);
     }
 

@@ -207,7 +207,7 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
     // Refused unread where there is no room for it now. But only what has come is held: whoever announces much and
     // sends it slowly would otherwise keep others out.
     let announced = declared.unwrap_or(0);
-    drop(app.incoming.room(announced, || app.admission.admit(0, announced)).await?);
+    drop(app.incoming.room(|| app.admission.missing(announced), || app.admission.admit(0, announced)).await?);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut read = 0usize;
@@ -222,7 +222,7 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
         }
         arrival.came(data.len());
         let more = read.saturating_sub(permit.bytes());
-        app.incoming.room(more, || permit.grow(0, more)).await?;
+        app.incoming.room(|| app.admission.missing(more), || permit.grow(0, more)).await?;
         arrival.holds(permit.bytes());
         match (&first, rest.is_empty()) {
             (None, true) => first = Some(data),

@@ -45,7 +45,7 @@ impl Intake {
                 Err(_) => {
                     // A place may come by itself, when batches in hand are done.
                     if began.elapsed() >= ASK_AFTER {
-                        self.arrival.incoming().ask(bytes);
+                        self.arrival.incoming().ask(self.admission.missing(bytes));
                     }
                     self.until.unless(rest()).await?;
                 }

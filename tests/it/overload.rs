@@ -267,6 +267,8 @@ async fn idle_connections_make_room() {
     }
     // One that never sends anything.
     idle.push(TcpStream::connect(server.address()).await.unwrap());
+    // So long may one take to send its first request.
+    tokio::time::sleep(Duration::from_millis(3200)).await;
     let (began, mut clients) = (Instant::now(), Vec::new());
     for _ in 0..3 {
         // Each is a client of its own that keeps its connection.

@@ -3,6 +3,7 @@
 //! A file says where each of them lies, and nothing keeps it from naming the same bytes a million times, bytes that
 //! unpack to nothing, or JPEGs far larger than the strip they stand for. The decoder underneath goes by what it finds.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{BufRead, Cursor, Read, Result, Seek, SeekFrom};
 
@@ -96,17 +97,23 @@ impl Chunks {
         })
     }
 
-    /// Where the chunk at each offset ends: where the next begins, or the file of so many bytes does. Writers get byte
-    /// counts wrong, and not every decompressor goes by them. What is not compressed is read as far as it is shown.
+    /// Where the chunk at each offset ends: by the largest byte count given for it, or where the next begins, or the file
+    /// of so many bytes does. Some writers give counts of 0, and not every decompressor goes by them. What is not
+    /// compressed is read as far as it is shown.
     fn ends(&self, length: u64) -> HashMap<u64, u64> {
         if self.compression == NONE {
             return HashMap::new();
         }
-        let mut offsets = self.offsets.clone();
-        offsets.sort_unstable();
-        offsets.dedup();
-        let next = offsets.iter().skip(1).copied().chain([length]);
-        offsets.iter().zip(next).map(|(&offset, next)| (offset, next.min(length))).collect()
+        let mut chunks: Vec<_> = self.offsets.iter().copied().zip(self.counts.iter().copied()).collect();
+        // The largest count of an offset first.
+        chunks.sort_unstable_by_key(|&(offset, count)| (offset, Reverse(count)));
+        chunks.dedup_by_key(|(offset, _)| *offset);
+        let next = chunks.iter().skip(1).map(|&(offset, _)| offset).chain([length]);
+        let end = |((offset, count), next): ((u64, u64), u64)| {
+            let own = if count == 0 { next } else { offset.saturating_add(count).min(next) };
+            (offset, own.min(length))
+        };
+        chunks.iter().copied().zip(next).map(end).collect()
     }
 
     fn check(
@@ -290,7 +297,7 @@ mod tests {
         let stored = [0x78, 1, 1, 2, 0, 0xfd, 0xff, 9, 8, 0, 0x1c, 0, 0x12];
         assert_eq!(grey(&strips(2, 3, 1, 8, stored.len() as u32, &stored)), [9, 9, 9, 8, 8, 8].repeat(3));
         // Writers get the counts wrong.
-        assert_eq!(grey(&strips(2, 3, 1, 8, 0, &stored)), [9, 9, 9, 8, 8, 8].repeat(3));
+        assert_eq!(grey(&strips(2, 1, 1, 8, 0, &stored)), [9, 9, 9, 8, 8, 8]);
         assert_eq!(grey(&strips(2, 3, 1, 1, 0, &[9, 8])), [9, 9, 9, 8, 8, 8].repeat(3));
         assert_eq!(grey(&strips(2, 3, 1, 1, 1 << 20, &[9, 8])), [9, 9, 9, 8, 8, 8].repeat(3));
         let jpeg = grey_jpeg(8);
