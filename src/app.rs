@@ -70,7 +70,7 @@ pub struct App {
     /// The change of the encoder, at most one at a time.
     pub refresh: Refresh,
     /// Listings of near-duplicates that may go on at once; each is many searches.
-    pub listings: Arc<Semaphore>,
+    pub listings: Semaphore,
     /// Held for reading by whoever embeds and writes items, for writing while the encoder changes.
     pub writes: Arc<tokio::sync::RwLock<()>>,
     embedder: RwLock<Embedder>,
@@ -142,7 +142,7 @@ impl App {
             metrics,
             admission,
             incoming: Incoming::default(),
-            listings: Arc::new(Semaphore::new(LISTINGS)),
+            listings: Semaphore::new(LISTINGS),
             replies,
             cache,
             lifecycle: Lifecycle::default(),

@@ -2,9 +2,7 @@
 //!
 //! A client that asks for much and reads slowly would otherwise make the server keep it, once for each connection.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::Extension;
 use axum::body::{Body, HttpBody};
@@ -13,10 +11,10 @@ use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::apart::off_thread;
+use super::mapped::mapped;
 use super::problem::Problem;
 use crate::admission::{Overloaded, Permit};
 use crate::app::{App, AppState};
@@ -43,7 +41,7 @@ pub async fn hold(State(app): State<AppState>, request: Request, next: Next) -> 
     }
     let bytes = usize::try_from(size).unwrap_or(usize::MAX);
     match app.replies.admit(0, bytes) {
-        Ok(place) => response.map(|body| Body::new(Held { body, place: Arc::new(place) })),
+        Ok(place) => response.map(|body| held(body, Arc::new(place))),
         Err(_) if writes && size <= FREE_OF_WRITES => response,
         Err(overloaded) => no_place(overloaded.into(), bytes, writes).into_response(),
     }
@@ -75,7 +73,7 @@ pub async fn json<T: Serialize + Send + 'static>(
     };
     let (text, mut place) = off_thread(size, write).await?;
     place.grow(0, text.len().saturating_sub(size)).map_err(full)?;
-    let body = Body::new(Held { body: text.into(), place: Arc::new(place) });
+    let body = held(text.into(), Arc::new(place));
     Ok((Extension(Placed), [(header::CONTENT_TYPE, JSON)], body).into_response())
 }
 
@@ -97,32 +95,9 @@ fn no_place(mut problem: Problem, bytes: usize, writes: bool) -> Problem {
     problem
 }
 
-/// A body of which each piece has the place until the last of them was sent.
-struct Held {
-    body: Body,
-    place: Arc<Permit>,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        let piece = |data| Bytes::from_owner(Piece { data, _place: self.place.clone() });
-        frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+/// The body, of which each piece has the place until the last of them was sent.
+fn held(body: Body, place: Arc<Permit>) -> Body {
+    mapped(body, move |data| Bytes::from_owner(Piece { data, _place: place.clone() }))
 }
 
 struct Piece {
@@ -146,7 +121,7 @@ mod tests {
     async fn the_place_is_held_until_the_bytes_are_gone() {
         let admission = Admission::new(1, 100);
         let place = Arc::new(admission.admit(0, 60).unwrap());
-        let mut body = Held { body: Body::from("abc"), place };
+        let mut body = held(Body::from("abc"), place);
         assert_eq!(body.size_hint().exact(), Some(3));
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(body.frame().await.is_none());

@@ -25,6 +25,7 @@ pub mod json;
 pub mod kserve;
 pub mod lines;
 pub mod linger;
+pub mod mapped;
 pub mod models;
 pub mod observe;
 pub mod openai;

@@ -2,18 +2,15 @@
 //! that nobody is kept out by connections that only stay open.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, HttpBody};
 use axum::response::Response;
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::mapped::mapped;
 
 /// Shortest time without a request after which a connection is idle: its client is hardly about to send one just then.
 const IDLE: Duration = Duration::from_secs(1);
@@ -49,24 +46,19 @@ impl Places {
 
     /// Waits for a place; meanwhile idle connections are asked for theirs, one after another.
     pub async fn take(self: &Arc<Self>) -> Place {
-        loop {
-            let free = self.free.clone();
-            let waits = async {
-                match free.clone().try_acquire_owned() {
-                    Ok(permit) => Some(permit),
-                    Err(_) => {
-                        self.ask();
-                        tokio::time::timeout(PATIENCE, free.acquire_owned()).await.ok()?.ok()
-                    }
-                }
-            };
-            if let Some(permit) = waits.await {
-                let number = self.next.fetch_add(1, Ordering::Relaxed);
-                let seat = Arc::new(Seat::new());
-                self.seats.lock().insert(number, seat.clone());
-                return Place { seat, number, places: self.clone(), _permit: permit };
+        let permit = loop {
+            if self.free.available_permits() == 0 {
+                self.ask();
             }
-        }
+            let free = self.free.clone().acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, free).await {
+                break permit;
+            }
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let seat = Arc::new(Seat::new());
+        self.seats.lock().insert(number, seat.clone());
+        Place { seat, number, places: self.clone(), _permit: permit }
     }
 
     /// Waits until all connections have ended.
@@ -113,13 +105,14 @@ pub struct Seat {
 struct Usage {
     working: bool,
     since: Instant,
-    requests: u64,
+    /// No request has come yet.
+    new: bool,
     asked: bool,
 }
 
 impl Seat {
     fn new() -> Self {
-        let usage = Usage { working: false, since: Instant::now(), requests: 0, asked: false };
+        let usage = Usage { working: false, since: Instant::now(), new: true, asked: false };
         Self { usage: Mutex::new(usage), asked: Notify::new() }
     }
 
@@ -131,13 +124,13 @@ impl Seat {
     /// A request has come; it is answered once what this gives is dropped.
     pub fn work(self: &Arc<Self>) -> Working {
         let mut usage = self.usage.lock();
-        (usage.working, usage.requests) = (true, usage.requests + 1);
+        (usage.working, usage.new) = (true, false);
         Working(self.clone())
     }
 
     /// Whether no request has come yet.
     pub fn is_new(&self) -> bool {
-        self.usage.lock().requests == 0
+        self.usage.lock().new
     }
 
     /// Waits until the connection is asked for its place.
@@ -148,7 +141,7 @@ impl Seat {
     /// For how long there was nothing to do, where that is long; none when it was asked already.
     fn idle(&self) -> Option<Duration> {
         let usage = self.usage.lock();
-        let least = if usage.requests == 0 { IDLE_NEW } else { IDLE };
+        let least = if usage.new { IDLE_NEW } else { IDLE };
         let idle = (!usage.working && !usage.asked).then(|| usage.since.elapsed());
         idle.filter(|idle| *idle >= least)
     }
@@ -162,32 +155,12 @@ impl Working {
     /// Goes on until the reply's body was taken, too.
     #[must_use]
     pub fn until_taken(self, reply: Response) -> Response {
-        reply.map(|body| Body::new(Reply { body, _working: self }))
-    }
-}
-
-struct Reply {
-    body: Body,
-    _working: Working,
-}
-
-impl HttpBody for Reply {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        reply.map(|body| {
+            mapped(body, move |piece| {
+                let _until_then = &self;
+                piece
+            })
+        })
     }
 }
 

@@ -12,7 +12,6 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
@@ -210,15 +209,19 @@ async fn next_stream(places: &Arc<Places>, listener: &TcpListener) -> (TcpStream
 
 /// Keeps the metrics current between scrapes.
 async fn upkeep(app: AppState) {
-    let (mut every, keeper) = (tokio::time::interval(UPKEEP), Arc::new(Mutex::new(Keeper::default())));
+    let (mut every, mut keeper) = (tokio::time::interval(UPKEEP), Keeper::default());
     for tick in 0u64.. {
         every.tick().await;
         app.metrics.upkeep();
         if tick.is_multiple_of(HEALTH_EVERY) {
             app.embedder().measure_health().await;
-            let (keeper, busy) = (keeper.clone(), app.admission.bytes() + app.replies.bytes() > 0);
-            // Its panic would leave the memory where it is.
-            let _ = tokio::task::spawn_blocking(move || keeper.lock().look(busy)).await;
+            let busy = app.admission.bytes() + app.replies.bytes() > 0;
+            let looked = tokio::task::spawn_blocking(move || {
+                keeper.look(busy);
+                keeper
+            });
+            // Were it to panic, the next would begin anew.
+            keeper = looked.await.unwrap_or_default();
         }
     }
 }

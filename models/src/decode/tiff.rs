@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::io::{BufRead, Cursor, Read, Result, Seek, SeekFrom};
+use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
 
 use tiff::decoder::{ChunkType, Decoder};
 use tiff::tags::Tag;
@@ -31,7 +31,8 @@ const MAX_TABLES: usize = 8 << 20;
 const NONE: u16 = 1;
 const JPEG: u16 = 7;
 
-/// A reader of a file, each of whose strips or tiles ends where the next one begins, whatever its byte count says.
+/// A reader of a file, each of whose strips or tiles ends where [`Chunks::ends`] says, also for decompressors that ask for
+/// more.
 pub(super) struct Chunked<'a> {
     bytes: Cursor<&'a [u8]>,
     /// Where one that begins there ends.
@@ -41,7 +42,7 @@ pub(super) struct Chunked<'a> {
 
 impl<'a> Chunked<'a> {
     /// Of a file whose chunks are within their bounds, or that has none that could be understood.
-    pub(super) fn open(bytes: &'a [u8], limits: &DecodeLimits) -> std::result::Result<Self, DecodeError> {
+    pub(super) fn open(bytes: &'a [u8], limits: &DecodeLimits) -> Result<Self, DecodeError> {
         let mut ends = HashMap::new();
         // What is no TIFF is told by whoever decodes it.
         if let Ok(decoder) = Decoder::new(Cursor::new(bytes)) {
@@ -72,13 +73,13 @@ struct Chunks {
 
 impl Chunks {
     fn of(mut decoder: Decoder<Cursor<&[u8]>>) -> tiff::TiffResult<Self> {
-        let (offsets, counts) = match decoder.get_chunk_type() {
-            ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
-            ChunkType::Tile => (Tag::TileOffsets, Tag::TileByteCounts),
+        let strips = decoder.get_chunk_type() == ChunkType::Strip;
+        let (offsets, counts) = match strips {
+            true => (Tag::StripOffsets, Tag::StripByteCounts),
+            false => (Tag::TileOffsets, Tag::TileByteCounts),
         };
         let (width, height) = decoder.chunk_dimensions();
         let picture = decoder.dimensions()?;
-        let strips = decoder.get_chunk_type() == ChunkType::Strip;
         let apart = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(2);
         let samples = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1);
         Ok(Self {
@@ -121,7 +122,7 @@ impl Chunks {
         ends: &HashMap<u64, u64>,
         bytes: &[u8],
         limits: &DecodeLimits,
-    ) -> std::result::Result<(), DecodeError> {
+    ) -> Result<(), DecodeError> {
         let count = self.offsets.len().div_ceil(self.planes);
         if count > MAX_CHUNKS {
             let reason = format!("the TIFF has {count} strips or tiles, more than {MAX_CHUNKS}");
@@ -151,7 +152,7 @@ impl Chunks {
         ends: &HashMap<u64, u64>,
         bytes: &[u8],
         limits: &DecodeLimits,
-    ) -> std::result::Result<(), DecodeError> {
+    ) -> Result<(), DecodeError> {
         let (mut file, mut pixels, mut passes) = (Vec::new(), 0u64, 0u64);
         for (&from, &count) in self.offsets.iter().zip(&self.counts) {
             let end = ends.get(&from).map_or(from, |&end| end.min(from.saturating_add(count)));
@@ -195,7 +196,7 @@ fn corrupt(reason: String) -> DecodeError {
 }
 
 impl Read for Chunked<'_> {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut left = self.fill_buf()?;
         let read = left.read(into)?;
         self.consume(read);
@@ -204,7 +205,7 @@ impl Read for Chunked<'_> {
 }
 
 impl BufRead for Chunked<'_> {
-    fn fill_buf(&mut self) -> Result<&[u8]> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let left = self.end.saturating_sub(self.bytes.position());
         let rest = self.bytes.fill_buf()?;
         Ok(&rest[..rest.len().min(usize::try_from(left).unwrap_or(usize::MAX))])
@@ -216,7 +217,7 @@ impl BufRead for Chunked<'_> {
 }
 
 impl Seek for Chunked<'_> {
-    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = self.bytes.seek(to)?;
         if matches!(to, SeekFrom::Start(_)) {
             self.end = self.ends.get(&at).copied().unwrap_or(u64::MAX);
