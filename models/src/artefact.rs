@@ -103,15 +103,22 @@ pub enum ArtefactError {
 }
 
 impl Artefact {
+    /// Reads the manifest alone, and checks nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no manifest.
+    pub fn manifest_of(dir: &Path) -> Result<Manifest, ArtefactError> {
+        let path = dir.join(MANIFEST_FILE);
+        let text = read_bounded(&path, MAX_MANIFEST_BYTES)?;
+        Manifest::parse(&text).map_err(|reason| ArtefactError::Manifest { path, reason })
+    }
+
     /// Reads the manifest, checks the SHA-256 of every file and recomputes the contract.
     ///
     /// # Errors
     /// See [`ArtefactError`].
     pub fn open(dir: &Path) -> Result<Self, ArtefactError> {
-        let path = dir.join(MANIFEST_FILE);
-        let text = read_bounded(&path, MAX_MANIFEST_BYTES)?;
-        let refuse = |reason: String| ArtefactError::Manifest { path: path.clone(), reason };
-        let manifest = Manifest::parse(&text).map_err(refuse)?;
+        let manifest = Self::manifest_of(dir)?;
         for (name, expected) in &manifest.files {
             let file = dir.join(name);
             let actual = sha256_file(&file).map_err(|source| io_error(&file, source))?;
@@ -123,7 +130,7 @@ impl Artefact {
         let model = manifest.files.get(MODEL_FILE).map_or("", String::as_str);
         let actual = compute_contract(model, &manifest.preprocess, &manifest.output);
         if actual != manifest.contract {
-            let expected = manifest.contract;
+            let (path, expected) = (dir.join(MANIFEST_FILE), manifest.contract);
             return Err(ArtefactError::Contract { path, expected, actual });
         }
         Ok(Self { dir: dir.into(), manifest })

@@ -8,9 +8,11 @@ mod extent;
 mod frames;
 mod general;
 mod jpeg;
+mod png;
 mod scaled;
 mod sniff;
 mod tiff;
+mod vp8l;
 
 use bytes::Bytes;
 

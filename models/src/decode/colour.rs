@@ -11,7 +11,7 @@ use moxcms::{
 use crate::digest::sha256;
 
 /// Largest profile that is looked at, in bytes; those of displays and cameras are some hundreds to some thousands.
-const MAX_PROFILE: usize = 1 << 20;
+pub(super) const MAX_PROFILE: usize = 1 << 20;
 
 /// Transforms kept by each thread: a collection of pictures has few profiles, and most files one of them.
 const KEPT: usize = 4;
@@ -32,13 +32,14 @@ thread_local! {
     static TRANSFORMS: RefCell<Vec<([u8; 32], Transform)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Brings `rgb` to sRGB. A profile that is broken, too large, or for another kind of colours changes nothing, as
-/// browsers do.
-pub(super) fn to_srgb(rgb: &mut Vec<u8>, profile: &[u8]) {
+/// Brings `rgb` to sRGB, all of it grey or not. A profile that is broken, too large, or for another kind of colours
+/// changes nothing, as browsers do.
+pub(super) fn to_srgb(rgb: &mut Vec<u8>, profile: &[u8], grey: bool) {
     if profile.is_empty() || profile.len() > MAX_PROFILE {
         return;
     }
     let done = match transform_of(profile) {
+        Transform::Grey(_) if !grey => None,
         Transform::None => None,
         Transform::Rgb(transform) => {
             let mut out = vec![0u8; rgb.len()];
@@ -117,7 +118,7 @@ mod tests {
 
     fn converted(profile: &ColorProfile, rgb: [u8; 3]) -> Vec<u8> {
         let mut data = rgb.to_vec();
-        to_srgb(&mut data, &profile.encode().unwrap());
+        to_srgb(&mut data, &profile.encode().unwrap(), rgb[0] == rgb[1] && rgb[1] == rgb[2]);
         data
     }
 
@@ -136,6 +137,8 @@ mod tests {
         let found = converted(&linear, [55; 3]);
         // 55/255 of the light is 129 in sRGB.
         assert!(found.iter().all(|v| v.abs_diff(129) <= 2), "{found:?}");
+        // Of a picture in colour it says nothing.
+        assert_eq!(converted(&linear, [200, 30, 40]), [200, 30, 40]);
     }
 
     #[test]
@@ -143,7 +146,7 @@ mod tests {
         let profile = ColorProfile::new_display_p3().encode().unwrap();
         for broken in [&b""[..], b"no profile", &profile[..profile.len() / 2], &vec![7; MAX_PROFILE + 1]] {
             let mut data = vec![184, 50, 49];
-            to_srgb(&mut data, broken);
+            to_srgb(&mut data, broken, false);
             assert_eq!(data, [184, 50, 49]);
         }
         // Other profiles that many files in a row have push out the first, which is made again.

@@ -1,6 +1,6 @@
 //! Frames: pictures inside a file that say their own size, which the file's header need not tell.
 
-use super::{DecodeError, DecodeLimits, ImageKind, check_size};
+use super::{DecodeError, DecodeLimits, ImageKind, check_size, vp8l};
 
 /// Refuses a file in which a frame is larger than allowed. One that cannot be found is left to the decoder.
 pub(super) fn check(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
@@ -8,7 +8,11 @@ pub(super) fn check(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Res
         ImageKind::Gif => {
             gif_frame(bytes).map_or(Ok(()), |(width, height)| check_frame(width, height, limits))
         }
-        ImageKind::WebP => check_webp(bytes.get(12..).unwrap_or_default(), limits),
+        ImageKind::WebP => {
+            let file = bytes.get(12..).unwrap_or_default();
+            check_webp(file, limits)?;
+            check_lossless(file, limits)
+        }
         _ => Ok(()),
     }
 }
@@ -42,6 +46,56 @@ fn check_webp(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
         }
     }
     Ok(())
+}
+
+/// Looks at the lossless data that a decoder may take: the first of the file, and that of the first frame.
+fn check_lossless(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
+    let first = |name: &[u8; 4]| chunks(file).find(|(found, _)| found == name);
+    let canvas = first(b"VP8X").and_then(|(_, content)| sides(content.get(4..)?));
+    for (name, content) in [first(b"VP8L"), first(b"ALPH")].into_iter().flatten() {
+        check_groups(name, content, &[canvas], limits)?;
+    }
+    let frame = first(b"ANMF").map_or(&[][..], |(_, content)| content);
+    let size = frame.get(6..).and_then(sides);
+    for (name, content) in chunks(frame.get(16..).unwrap_or_default()).take(2) {
+        check_groups(name, content, &[canvas, size], limits)?;
+    }
+    Ok(())
+}
+
+/// Refuses lossless data, or transparency in that form of one of these sizes, that has more groups of codes than taken.
+fn check_groups(
+    name: &[u8],
+    content: &[u8],
+    sizes: &[Option<(u32, u32)>],
+    limits: &DecodeLimits,
+) -> Result<(), DecodeError> {
+    let corrupt = |reason: String| Err(DecodeError::Corrupt { reason });
+    let check = |(width, height), groups: &dyn Fn() -> Option<u32>| {
+        check_frame(width, height, limits)?;
+        match groups() {
+            None => corrupt("the codes of a lossless WebP cannot be read".to_owned()),
+            Some(groups) if groups > vp8l::MAX_GROUPS => corrupt(format!(
+                "a lossless WebP has {groups} groups of codes, at most {} are taken",
+                vp8l::MAX_GROUPS
+            )),
+            Some(_) => Ok(()),
+        }
+    };
+    match (name, content) {
+        (b"VP8L", data) => vp8l::size(data).map_or(Ok(()), |size| check(size, &|| vp8l::groups(data))),
+        (b"ALPH", [how, data @ ..]) if how & 3 == 1 => {
+            let sizes = sizes.iter().flatten();
+            sizes.copied().try_for_each(|size| check(size, &|| vp8l::groups_of_alpha(data, size.0, size.1)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Columns and rows of a canvas or a frame, each written as one less in three bytes.
+fn sides(bytes: &[u8]) -> Option<(u32, u32)> {
+    let &[w0, w1, w2, h0, h1, h2] = bytes.first_chunk()?;
+    Some((u32::from_le_bytes([w0, w1, w2, 0]) + 1, u32::from_le_bytes([h0, h1, h2, 0]) + 1))
 }
 
 /// The chunks that follow each other, by name.
@@ -102,6 +156,35 @@ mod tests {
             .rev()
             .flat_map(|left| [&b"ANMF"[..], &(left * 24 + 16).to_le_bytes(), &[0; 16]].concat());
         assert_eq!(code(&[nested.collect()]), Ok(()));
+    }
+
+    #[test]
+    fn groups_of_codes_are_bounded_in_lossless_data_and_in_transparency() {
+        let check = |chunks: &[Vec<u8>]| {
+            let file = [&b"RIFF\0\0\0\0WEBP"[..], &chunks.concat()].concat();
+            check(ImageKind::WebP, &file, &DecodeLimits::default()).map_err(|error| error.to_string())
+        };
+        let canvas = chunk(b"VP8X", &[0; 10]);
+        for (last, fits) in [(0, true), (4095, true), (4096, false), (65_535, false)] {
+            let data = vp8l::tests::naming(last);
+            // Transparency has no head of its own.
+            let alpha = chunk(b"ALPH", &[&[1][..], &data[5..]].concat());
+            let data = chunk(b"VP8L", &data);
+            let frame = |inner: &[u8]| chunk(b"ANMF", &[&[0; 16][..], inner].concat());
+            for chunks in [
+                vec![data.clone()],
+                vec![canvas.clone(), alpha.clone(), lossy(1, 1)],
+                vec![canvas.clone(), frame(&data)],
+                vec![canvas.clone(), frame(&[alpha, lossy(1, 1)].concat())],
+            ] {
+                let outcome = check(&chunks);
+                assert_eq!(outcome.is_ok(), fits, "{last}: {outcome:?}");
+                assert!(fits || outcome.unwrap_err().contains("groups of codes"));
+            }
+        }
+        let cut = chunk(b"VP8L", &vp8l::tests::naming(7)[..8]);
+        assert!(check(&[cut]).unwrap_err().contains("cannot be read"));
+        assert_eq!(check(&[chunk(b"VP8L", b"other")]), Ok(()));
     }
 
     #[test]

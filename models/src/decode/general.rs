@@ -1,5 +1,6 @@
 //! PNG, WebP, GIF, BMP and TIFF, decoded by the `image` crate.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 
 use image::codecs::{
@@ -12,7 +13,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, Limits};
 use super::extent::Extent;
 use super::tiff::Chunked;
 use super::{Colour, DecodeError, DecodeLimits, Decoding, ImageKind, check_size};
-use super::{colour, convert, frames};
+use super::{colour, convert, frames, png};
 use crate::pixels::Pixels;
 
 pub(super) fn decode(
@@ -21,8 +22,9 @@ pub(super) fn decode(
     limits: &DecodeLimits,
     decoding: &Decoding,
 ) -> Result<(Pixels, Extent), DecodeError> {
+    let of_png = kind == ImageKind::Png;
     // PNG's decoder unpacks metadata before it tells the size, so its header is read first.
-    let declared = png_size(kind, bytes).unwrap_or_default();
+    let declared = if of_png { png::size(bytes).unwrap_or_default() } else { (0, 0) };
     if declared != (0, 0) {
         check_size(declared.0, declared.1, 1, limits)?;
     }
@@ -30,7 +32,8 @@ pub(super) fn decode(
     let mut memory = Limits::no_limits();
     memory.max_alloc = Some(limits.max_pixels.saturating_mul(8));
     let refuse = |error, size| refuse(kind, error, size, limits);
-    let mut decoder = open(kind, bytes, &memory, limits, &|error| refuse(error, declared))?;
+    let file = if of_png { png::without_profile(bytes) } else { Cow::Borrowed(bytes) };
+    let mut decoder = open(kind, &file, &memory, limits, &|error| refuse(error, declared))?;
     let (width, height) = decoder.dimensions();
     let size = (width, height);
     let depth = u64::from(decoder.color_type().bytes_per_pixel());
@@ -38,13 +41,15 @@ pub(super) fn decode(
     decoder.set_limits(memory).map_err(|e| refuse(e, size))?;
     let orientation = orientation(kind, bytes, decoder.as_mut());
     let profile = match decoding.colour {
+        Colour::Srgb if of_png => png::profile(bytes),
         Colour::Srgb => decoder.icc_profile().ok().flatten(),
         Colour::AsStored => None,
     };
+    let grey = !decoder.color_type().has_color();
     let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e, size))?;
     let mut rgb = convert::to_rgb(picture);
     if let Some(profile) = profile {
-        colour::to_srgb(&mut rgb, &profile);
+        colour::to_srgb(&mut rgb, &profile, grey);
     }
     let pixels = convert::upright(width, height, rgb, orientation)?;
     let extent = Extent::of(&pixels);
@@ -75,32 +80,11 @@ fn orientation(kind: ImageKind, bytes: &[u8], decoder: &mut dyn ImageDecoder) ->
         return decoder.orientation().unwrap_or(Orientation::NoTransforms);
     }
     let exif = decoder.exif_metadata().ok().flatten();
-    let exif = exif.as_deref().or_else(|| png_late_exif(kind, bytes));
+    let late = || if kind == ImageKind::Png { png::exif(bytes) } else { None };
+    let exif = exif.as_deref().or_else(late);
     // Some writers keep JPEG's prefix in front of the TIFF header.
     exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
         .unwrap_or(Orientation::NoTransforms)
-}
-
-/// The eXIf chunk of a PNG that stands behind the pixels, where the decoder has not been.
-fn png_late_exif(kind: ImageKind, bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes.get(8..).filter(|_| kind == ImageKind::Png)?;
-    loop {
-        let (head, body) = rest.split_first_chunk::<8>()?;
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        if &head[4..] == b"eXIf" {
-            return body.get(..length);
-        }
-        rest = body.get(length.checked_add(4)?..)?;
-    }
-}
-
-/// The size in a PNG's first chunk.
-fn png_size(kind: ImageKind, bytes: &[u8]) -> Option<(u32, u32)> {
-    let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    if kind != ImageKind::Png || bytes.get(12..16)? != b"IHDR" {
-        return None;
-    }
-    Some((number(16)?, number(20)?))
 }
 
 fn refuse(

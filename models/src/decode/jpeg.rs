@@ -63,9 +63,10 @@ pub(super) fn decode(
         (Colour::Srgb, Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB)) => decoder.icc_profile(),
         _ => None,
     };
+    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let in_srgb = |rgb: &mut Vec<u8>| {
         if let Some(profile) = &profile {
-            colour::to_srgb(rgb, profile);
+            colour::to_srgb(rgb, profile, grey);
         }
     };
     let sides = (height, width);
@@ -75,7 +76,6 @@ pub(super) fn decode(
     {
         return Ok(decoded);
     }
-    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let wanted = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(options.jpeg_set_out_colorspace(wanted).jpeg_set_max_scans(max_scans));
     let pixels = pixels as usize;

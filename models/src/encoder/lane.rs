@@ -48,13 +48,14 @@ impl Lane {
     ) -> Result<Self, EncoderError> {
         let GraphShape { height, width, .. } = shape;
         let stride = height as usize * width as usize * 3;
-        let input = Tensor::new(memory, [size, height as usize, width as usize, 3]).map_err(ort_error)?;
+        let mut input =
+            Tensor::<u8>::new(memory, [size, height as usize, width as usize, 3]).map_err(ort_error)?;
+        // SAFETY: the tensor owns size·stride bytes, in memory that the CPU reaches, and nobody else has it yet.
+        unsafe { input.data_ptr_mut().cast::<u8>().write_bytes(0, size * stride) };
         let mut binding = session.create_binding().map_err(ort_error)?;
         // The result is a few KB: it comes back into ordinary memory.
         binding.bind_output_to_device(OUTPUT, &MemoryInfo::default()).map_err(ort_error)?;
-        let mut lane = Self { size, stride, binding, input };
-        lane.bytes().fill(0);
-        Ok(lane)
+        Ok(Self { size, stride, binding, input })
     }
 
     pub(super) fn size(&self) -> usize {
@@ -82,7 +83,7 @@ impl Lane {
 
     fn bytes(&mut self) -> &mut [u8] {
         let data = self.input.data_ptr_mut().cast::<u8>();
-        // SAFETY: the tensor owns size·stride bytes of uint8, initialised by `open` before they are read, in memory
+        // SAFETY: the tensor owns size·stride bytes of uint8, which `open` initialised, in memory
         // that the CPU reaches (ort's own check takes page-locked memory for the GPU's); `&mut self` is the only
         // way to them while the slice lives, since a run has ended before it gives its result.
         unsafe { slice::from_raw_parts_mut(data, self.size * self.stride) }
