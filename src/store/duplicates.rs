@@ -10,6 +10,8 @@ use super::{CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, Que
 pub const MOST: usize = 100;
 /// Items of a page that are read at a time.
 const AT_A_TIME: usize = 100;
+/// Bytes of a page's pairs after which it ends.
+const PAGE_BYTES: usize = 8 << 20;
 /// Searches of one listing at a time: other searches wait no longer than for these.
 const TOGETHER: usize = 2;
 
@@ -50,6 +52,14 @@ pub struct Pair {
     pub score: f32,
 }
 
+impl Pair {
+    /// Bytes of its text, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.id.as_str().len() + self.other.as_str().len() + 64
+    }
+}
+
 /// Goes through items in the order of their ids, and pairs each with those of greater ids that are near.
 ///
 /// An item that has more near ones than are looked at is paired with the nearest of a lesser id too, since that
@@ -66,7 +76,8 @@ pub async fn page(store: &dyn Store, listing: Listing) -> Result<Page, StoreErro
         return Err(InvalidValue::Limit(limit).into());
     }
     let began = Instant::now();
-    let mut page = Page::default();
+    let (mut page, mut bytes) = (Page::default(), 0);
+    let full = |bytes: usize| bytes >= PAGE_BYTES || began.elapsed() >= time;
     loop {
         let wanted = AT_A_TIME.min(limit - page.examined);
         let items = store.list(collection.clone(), after, wanted, true).await?;
@@ -76,16 +87,17 @@ pub async fn page(store: &dyn Store, listing: Listing) -> Result<Page, StoreErro
         let mut searches = std::pin::pin!(searches.buffered(TOGETHER));
         while let Some(found) = searches.next().await {
             let (id, pairs) = found?;
+            bytes += pairs.iter().map(Pair::size).sum::<usize>();
             page.pairs.extend(pairs);
             page.examined += 1;
             last = Some(id);
-            if began.elapsed() >= time {
+            if full(bytes) {
                 break;
             }
         }
         let more = all == wanted || page.examined < before + all;
         after = last.filter(|_| more);
-        if !more || page.examined == limit || began.elapsed() >= time {
+        if !more || page.examined == limit || full(bytes) {
             page.next = after;
             return Ok(page);
         }

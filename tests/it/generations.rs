@@ -84,9 +84,15 @@ async fn all_collections_change_at_once_and_back() {
     assert!(stale(store).await.is_empty(), "what was filled lasts");
     assert_eq!(store.collections().await.unwrap().len(), 3, "spares are nobody's business");
     store.refresh_hold(true).await.unwrap();
+    let ages = async || -> Vec<_> {
+        let all = store.collections().await.unwrap();
+        all.into_iter().map(|collection| (collection.name, collection.created)).collect()
+    };
+    let before = ages().await;
     let switched = store.refresh_switch(CONTRACT, NEXT, false, vec![("x", Some("y".into()))]).await.unwrap();
     assert_eq!(switched, Switched::Done { left_out: 0 });
     assert_eq!(store.setting("x").await.unwrap().as_deref(), Some("y"));
+    assert_eq!(ages().await, before);
     for collection in store.collections().await.unwrap() {
         let contract = if collection.name == other { third } else { NEXT };
         assert_eq!((collection.contract, collection.items), (contract, 1));

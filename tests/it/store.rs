@@ -104,6 +104,19 @@ async fn folders_that_cannot_be_used_are_told() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_could_not_begin_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    upsert(&store, item("a", 1)).await.unwrap();
+    let other = rusqlite::Connection::open(dir.path().join("store.sqlite3")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = upsert(&store, item("b", 2)).await.unwrap_err();
+    assert!(error.to_string().contains("database is locked"), "{error}");
+    other.execute_batch("ROLLBACK").unwrap();
+    upsert(&store, item("b", 2)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_damaged_item_is_left_out_told_and_healed() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,6 +137,10 @@ async fn a_damaged_item_is_left_out_told_and_healed() {
     assert!(found.len() == 4 && found.iter().all(|neighbour| neighbour.id != id("i3")));
     let error = store.get(default(), id("i3")).await.unwrap_err();
     assert!(error.code() == "store_damaged" && error.to_string().contains("i3"), "{error}");
+    // Whoever goes through all of them gets past it.
+    let listed = store.list(default(), None, 10, true).await.unwrap();
+    let with_vector: Vec<_> = listed.iter().map(|item| (item.id.as_str(), item.vector.is_some())).collect();
+    assert_eq!(with_vector, [("i0", true), ("i1", true), ("i2", true), ("i3", false), ("i4", true)]);
     upsert(&store, item("i3", 3)).await.unwrap();
     let info = store.collections().await.unwrap().remove(0);
     assert_eq!((info.items, info.damaged), (5, 0));

@@ -116,7 +116,7 @@ impl Stepping<'_> {
                 }
                 None => {}
             }
-            let row = rows::insert_spare(self.transaction, name, to, dim)?;
+            let row = rows::insert_spare(self.transaction, &serving.row, to, dim)?;
             shown.spares.push(Arc::new(Collection::new(row, self.make)));
         }
         Ok(StepDone::Count(0))

@@ -98,7 +98,7 @@ pub struct EmbeddedStore {
     readers: Readers,
     pool: rayon::ThreadPool,
     linkers: Arc<rayon::ThreadPool>,
-    searches: Semaphore,
+    searches: Arc<Semaphore>,
     queue: Queue<Alone>,
     trouble: Arc<Trouble>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -168,7 +168,7 @@ impl EmbeddedStore {
         let ms = started.elapsed().as_millis() as u64;
         tracing::info!(path = %path.display(), items, ms, scan = scan_name(options.index), "store opened");
         Ok(Self {
-            searches: Semaphore::new(options.max_searches),
+            searches: Arc::new(Semaphore::new(options.max_searches)),
             options,
             path,
             registry,
@@ -216,11 +216,14 @@ impl EmbeddedStore {
         }
         let Some(collection) = self.registry.expect(&name)? else { return Ok(Vec::new()) };
         collection.check(&query.vector, query.contract)?;
-        let _permit = self.searches.try_acquire().map_err(|_| StoreError::Busy { what: "searches" })?;
+        let busy = |_| StoreError::Busy { what: "searches" };
+        let permit = Arc::clone(&self.searches).try_acquire_owned().map_err(busy)?;
         let (sender, receiver) = oneshot::channel();
         // Not on the searches' own threads, which others wait for.
         let linkers = Arc::clone(&self.linkers);
         self.pool.spawn(move || {
+            // One that nobody waits for any more takes up the queue until its turn comes.
+            let _permit = permit;
             if sender.is_closed() {
                 return;
             }
@@ -345,7 +348,12 @@ impl Store for EmbeddedStore {
     }
 
     fn collections(&self) -> Answer<'_, Vec<CollectionInfo>> {
-        async { self.queue.is_open().map(|()| self.registry.infos()) }.boxed()
+        async {
+            self.queue.is_open()?;
+            let registry = Arc::clone(&self.registry);
+            aside(move || registry.infos()).await
+        }
+        .boxed()
     }
 
     fn drop_collection(&self, collection: CollectionName) -> Answer<'_, bool> {
@@ -355,12 +363,15 @@ impl Store for EmbeddedStore {
     fn stats(&self) -> Answer<'_, StoreStats> {
         async {
             let queued_writes = self.queue.waiting()?;
+            let registry = Arc::clone(&self.registry);
+            let (collections, index_bytes) =
+                aside(move || (registry.infos(), registry.bytes() as u64)).await?;
             Ok(StoreStats {
                 engine: "embedded",
-                collections: self.registry.infos(),
+                collections,
                 seq: self.seq.load(Ordering::Relaxed),
                 disk_bytes: self.disk_bytes(),
-                index_bytes: self.registry.bytes() as u64,
+                index_bytes,
                 scan: scan_name(self.options.index),
                 queued_writes,
             })
@@ -383,6 +394,12 @@ impl Store for EmbeddedStore {
     fn close(&self) -> Answer<'_, ()> {
         async { self.queue.close(|reply| Alone::Close(self.readers.stop(), reply)).await }.boxed()
     }
+}
+
+/// Runs what may wait for an index that is being made anew off the async threads.
+async fn aside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(look).await;
+    done.map_err(|_| StoreError::Internal("looking at the collections panicked"))
 }
 
 impl Drop for EmbeddedStore {

@@ -239,7 +239,9 @@ impl Registry {
 
     /// All of them, by name.
     pub fn infos(&self) -> Vec<CollectionInfo> {
-        self.0.read().serving.values().map(|collection| collection.info()).collect()
+        // An index that is being made anew is waited for without the lock.
+        let serving: Vec<_> = self.0.read().serving.values().cloned().collect();
+        serving.iter().map(|collection| collection.info()).collect()
     }
 
     /// All of them, spares too.

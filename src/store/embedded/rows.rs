@@ -59,17 +59,18 @@ pub fn insert_collection(
     contract: Contract,
     dim: usize,
 ) -> rusqlite::Result<CollectionRow> {
-    insert(connection, name, name.as_str(), contract, dim)
+    insert(connection, name, name.as_str(), (contract, dim), Timestamp::now())
 }
 
-/// Adds the spare generation of a collection.
+/// Adds the spare generation of a collection, which is as old as that.
 pub fn insert_spare(
     connection: &Connection,
-    name: &CollectionName,
+    serving: &CollectionRow,
     contract: Contract,
     dim: usize,
 ) -> rusqlite::Result<CollectionRow> {
-    let row = insert(connection, name, &format!("{SPARE}{name}"), contract, dim)?;
+    let name = &serving.name;
+    let row = insert(connection, name, &format!("{SPARE}{name}"), (contract, dim), serving.created)?;
     Ok(CollectionRow { spare: true, ..row })
 }
 
@@ -77,10 +78,10 @@ fn insert(
     connection: &Connection,
     name: &CollectionName,
     stored: &str,
-    contract: Contract,
-    dim: usize,
+    (contract, dim): (Contract, usize),
+    created: Timestamp,
 ) -> rusqlite::Result<CollectionRow> {
-    let (name, created) = (name.clone(), Timestamp::now());
+    let name = name.clone();
     connection.execute(
         "INSERT INTO collections (name, contract, dim, created) VALUES (?1, ?2, ?3, ?4)",
         (stored, contract.to_bytes(), dim as i64, created.0),
@@ -260,23 +261,26 @@ pub enum Checked<T> {
 
 fn item(row: &Row<'_>, contract: Contract) -> rusqlite::Result<Checked<Item>> {
     let (id, metadata) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
-    let vector = match row.get_ref(2)? {
-        rusqlite::types::ValueRef::Null => None,
-        blob => Some(blob.as_blob()?),
-    };
     let damaged = || Ok(Checked::Damaged(id.to_owned()));
-    let Ok(item_id) = ItemId::new(id) else { return damaged() };
-    if vector.is_some_and(|vector| checksum(id, metadata, vector) != row.get(3).unwrap_or(0)) {
+    let rusqlite::types::ValueRef::Blob(vector) = row.get_ref(2)? else {
+        return without_vector(row, contract);
+    };
+    if checksum(id, metadata, vector) != row.get(3).unwrap_or(0) {
         return damaged();
     }
-    let vector = match vector.map(|vector| Embedding::from_normalised(floats(vector))) {
-        None => None,
-        Some(Ok(vector)) => Some(vector),
-        Some(Err(_)) => return damaged(),
-    };
+    let Ok(vector) = Embedding::from_normalised(floats(vector)) else { return damaged() };
+    Ok(match without_vector(row, contract)? {
+        Checked::Sound(item) => Checked::Sound(Item { vector: Some(vector), ..item }),
+        damaged => damaged,
+    })
+}
+
+fn without_vector(row: &Row<'_>, contract: Contract) -> rusqlite::Result<Checked<Item>> {
+    let (id, metadata) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+    let Ok(item_id) = ItemId::new(id) else { return Ok(Checked::Damaged(id.to_owned())) };
     Ok(Checked::Sound(Item {
         id: item_id,
-        vector,
+        vector: None,
         contract,
         metadata: Metadata::from_stored(metadata.to_owned()),
         content_hash: ContentHash::from_bytes(row.get(4)?),
@@ -305,7 +309,7 @@ pub fn get(
     statement.query_row((collection.key, id.as_str()), |row| item(row, collection.contract)).optional()
 }
 
-/// Items in the order of their ids.
+/// Items in the order of their ids. One that does not fit its checksum has no vector: the others can be read on.
 pub fn list(
     connection: &Connection,
     collection: &CollectionRow,
@@ -319,9 +323,14 @@ pub fn list(
          FROM items WHERE collection = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
     let after = after.map_or("", ItemId::as_str);
-    let rows = statement
-        .query_map((collection.key, after, limit as i64, vectors), |row| item(row, collection.contract))?;
-    rows.collect()
+    let read = |row: &Row<'_>| match item(row, collection.contract)? {
+        Checked::Damaged(id) => {
+            tracing::warn!(id, "an item does not fit its checksum: it is listed without its vector");
+            without_vector(row, collection.contract)
+        }
+        sound => Ok(sound),
+    };
+    statement.query_map((collection.key, after, limit as i64, vectors), read)?.collect()
 }
 
 /// The thumbnail of one item.

@@ -132,11 +132,7 @@ pub fn backup(dir: &Path, to: &Path) -> Result<CheckReport, StoreError> {
     let connection = open(&from)?;
     let part = part_of(to);
     let copy = || {
-        // A rest of an earlier try would make SQLite refuse.
-        std::fs::remove_file(&part).or_else(not_found).map_err(io_error(&part))?;
-        let name = part.to_str().ok_or_else(|| io_error(to)(std::io::ErrorKind::InvalidFilename.into()))?;
-        // One read transaction: a whole, packed copy of the last commit.
-        connection.execute("VACUUM INTO ?1", [name]).map_err(|error| database_error(error, &part))?;
+        pack(&connection, &part)?;
         let report = check(&part)?;
         settle(&part, to)?;
         Ok(report)
@@ -160,7 +156,8 @@ pub fn restore(from: &Path, dir: &Path) -> Result<CheckReport, StoreError> {
         return Err(StoreError::Damaged { path: from.to_owned(), reason });
     }
     let part = part_of(&to);
-    std::fs::copy(from, &part).map_err(io_error(&part))?;
+    // Through SQLite: a log that lies beside the file is part of what was checked.
+    pack(&open(from)?, &part)?;
     settle(&part, &to)?;
     Ok(report)
 }
@@ -182,6 +179,14 @@ pub fn compact(dir: &Path) -> Result<(u64, u64), StoreError> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(fail)?;
     connection.close().map_err(|(_, error)| fail(error))?;
     Ok((before, size()?))
+}
+
+/// A packed copy of the last commit, in one read transaction.
+fn pack(from: &Connection, to: &Path) -> Result<(), StoreError> {
+    // A rest of an earlier try would make SQLite refuse.
+    std::fs::remove_file(to).or_else(not_found).map_err(io_error(to))?;
+    let name = to.to_str().ok_or_else(|| io_error(to)(std::io::ErrorKind::InvalidFilename.into()))?;
+    from.execute("VACUUM INTO ?1", [name]).map(drop).map_err(|error| database_error(error, to))
 }
 
 fn not_found(error: std::io::Error) -> std::io::Result<()> {

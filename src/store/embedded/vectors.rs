@@ -35,7 +35,9 @@ impl VectorReaders {
         if self.closed.load(Ordering::Acquire) {
             return;
         }
-        let connection = match self.idle.lock().pop().map_or_else(|| self.reading.open(), Ok) {
+        // Opened without the lock.
+        let idle = self.idle.lock().pop();
+        let connection = match idle.map_or_else(|| self.reading.open(), Ok) {
             Ok(connection) => connection,
             Err(error) => return refused(&error),
         };

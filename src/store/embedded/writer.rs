@@ -44,6 +44,15 @@ enum Answer {
 }
 
 impl Answer {
+    /// Of a write that was not tried.
+    fn none(write: Write) -> Self {
+        match write {
+            Write::Upsert { reply, .. } => Self::Upsert(reply, Err(StoreError::Closed)),
+            Write::Delete { reply, .. } => Self::Delete(reply, Err(StoreError::Closed)),
+            Write::Drop { reply, .. } => Self::Drop(reply, false),
+        }
+    }
+
     // A caller that has gone needs no answer, so that failing to send one is no error.
     fn send(self) {
         match self {
@@ -128,7 +137,14 @@ impl Writer {
         let seq = self.seq.load(Ordering::Relaxed);
         let mut answers = Vec::with_capacity(writes.len());
         let result = (|| -> Result<(Vec<Change>, u64), rusqlite::Error> {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let begun = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            let transaction = match begun {
+                Ok(transaction) => transaction,
+                Err(error) => {
+                    answers.extend(writes.into_iter().map(Answer::none));
+                    return Err(error);
+                }
+            };
             let mut batch = Batch {
                 transaction: &transaction,
                 registry: &self.registry,

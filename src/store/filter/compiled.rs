@@ -1,6 +1,6 @@
 //! The filter made ready: its names looked up in a collection, its tests in the order in which they cost least.
 
-use super::fields::{FieldName, FieldNames, Fields};
+use super::fields::{FieldName, Fields};
 use super::values::{OneOf, Values};
 use super::{Bound, Condition, Filter, Node, Scalar, Test};
 
@@ -13,7 +13,7 @@ enum Compiled {
     All(Vec<Compiled>),
     Any(Vec<Compiled>),
     Not(Box<Compiled>),
-    Field { name: Option<FieldName>, tests: Tests, none_of: OneOf, exists: Option<bool> },
+    Field { name: FieldName, tests: Tests, none_of: OneOf, exists: Option<bool> },
 }
 
 /// What one value of a field has to pass.
@@ -24,9 +24,9 @@ struct Tests {
 }
 
 impl CompiledFilter {
-    /// Looks up the names.
-    pub fn new(filter: &Filter, names: &FieldNames) -> Self {
-        Self(Compiled::new(&filter.0, names))
+    /// With its names looked up by `named`.
+    pub fn new(filter: &Filter, mut named: impl FnMut(&str) -> FieldName) -> Self {
+        Self(Compiled::new(&filter.0, &mut named))
     }
 
     /// Whether an item counts.
@@ -36,14 +36,14 @@ impl CompiledFilter {
 }
 
 impl Compiled {
-    fn new(node: &Node, names: &FieldNames) -> Self {
-        let all = |nodes: &[Node]| nodes.iter().map(|node| Self::new(node, names)).collect();
+    fn new(node: &Node, named: &mut dyn FnMut(&str) -> FieldName) -> Self {
+        let mut all = |nodes: &[Node]| nodes.iter().map(|node| Self::new(node, named)).collect();
         match node {
             Node::All(nodes) => Self::All(all(nodes)),
             Node::Any(nodes) => Self::Any(all(nodes)),
-            Node::Not(node) => Self::Not(Box::new(Self::new(node, names))),
+            Node::Not(node) => Self::Not(Box::new(Self::new(node, named))),
             Node::Field { path, condition: Condition { tests, none_of, exists } } => Self::Field {
-                name: names.find(path),
+                name: named(path),
                 tests: Tests::new(tests),
                 none_of: OneOf::new(none_of),
                 exists: *exists,
@@ -56,9 +56,7 @@ impl Compiled {
             Self::All(nodes) => nodes.iter().all(|node| node.holds(fields)),
             Self::Any(nodes) => nodes.iter().any(|node| node.holds(fields)),
             Self::Not(node) => !node.holds(fields),
-            // No item of the collection has the field.
-            Self::Field { name: None, tests, exists, .. } => tests.is_empty() && *exists != Some(true),
-            Self::Field { name: Some(name), tests, none_of, exists } => {
+            Self::Field { name, tests, none_of, exists } => {
                 let field = fields.of_field(name);
                 let values = Values::of(field);
                 (tests.is_empty() || tests.hold(values))
@@ -99,13 +97,14 @@ impl Tests {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::store::filter::FieldNames;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     fn holds(filter: Value, metadata: Value) -> bool {
         let mut names = FieldNames::default();
         let fields = Fields::of(metadata.as_object().unwrap(), &mut names);
-        CompiledFilter::new(&Filter::from_value(&filter).unwrap(), &names).holds(&fields)
+        CompiledFilter::new(&Filter::from_value(&filter).unwrap(), |path| names.named(path)).holds(&fields)
     }
 
     #[test]

@@ -21,37 +21,47 @@ impl FieldName {
 #[derive(Debug, Default)]
 pub struct FieldNames {
     names: HashMap<Box<str>, FieldName>,
-    /// How many there are when those that nobody has any more are next looked for.
+    /// Bytes of memory, about.
+    bytes: usize,
+    /// How many these are when names that nobody has any more are next looked for.
     sweep_at: usize,
 }
 
 impl FieldNames {
-    /// Names that are kept whether or not an item has them.
-    const SPARE: usize = 1024;
+    /// Bytes of names that are kept whether or not anybody has them.
+    const SPARE: usize = 64 << 10;
 
-    fn named(&mut self, path: &str) -> FieldName {
+    /// The name of a field, which is there as long as anybody has it.
+    pub fn named(&mut self, path: &str) -> FieldName {
         if let Some(name) = self.names.get(path) {
             return name.clone();
         }
-        if self.names.len() >= self.sweep_at.max(Self::SPARE) {
+        self.bytes += Self::bytes_of(path);
+        if self.bytes > self.sweep_at.max(Self::SPARE) {
             self.names.retain(|_, name| Arc::strong_count(&name.0) > 1);
+            self.bytes =
+                Self::bytes_of(path) + self.names.keys().map(|name| Self::bytes_of(name)).sum::<usize>();
             // Twice as many: so that a name costs one look on average.
             self.names.shrink_to(2 * self.names.len());
-            self.sweep_at = 2 * self.names.len();
+            self.sweep_at = 2 * self.bytes;
         }
         let name = FieldName(Arc::new(()));
         self.names.insert(path.into(), name.clone());
         name
     }
 
-    /// The name of a field, where an item has it.
+    fn bytes_of(path: &str) -> usize {
+        path.len() + 48
+    }
+
+    /// The name of a field, where anybody has it.
     pub fn find(&self, path: &str) -> Option<FieldName> {
         self.names.get(path).cloned()
     }
 
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
-        self.names.keys().map(|name| name.len() + 48).sum()
+        self.bytes
     }
 }
 
@@ -135,17 +145,37 @@ mod tests {
         let filter = Filter::from_value(&json!({"turn 1": 1})).unwrap();
         let searching = {
             let _gone = Fields::of(item(1).as_object().unwrap(), &mut names);
-            CompiledFilter::new(&filter, &names)
+            CompiledFilter::new(&filter, |path| names.named(path))
         };
-        for turn in 2..5 * FieldNames::SPARE {
+        let last = FieldNames::SPARE / 10;
+        for turn in 2..=last {
             kept = Fields::of(item(turn).as_object().unwrap(), &mut names);
-            assert!(names.names.len() <= FieldNames::SPARE + 2, "{turn}");
+            let bytes: usize = names.names.keys().map(|name| FieldNames::bytes_of(name)).sum();
+            assert!(bytes == names.bytes() && bytes <= FieldNames::SPARE + 200, "{turn}");
         }
+        for turn in 0..20 {
+            names.named(&format!("{turn}{}", "x".repeat(FieldNames::SPARE)));
+        }
+        assert!(names.bytes() < 4 * FieldNames::SPARE, "{}", names.bytes());
         // What an item or a search that is under way has is not forgotten, nor made anew.
         let again = Fields::of(item(1).as_object().unwrap(), &mut names);
         assert!(searching.holds(&again) && !searching.holds(&kept));
-        let shared = json!({"shared.colour": 5 * FieldNames::SPARE - 1});
-        assert!(CompiledFilter::new(&Filter::from_value(&shared).unwrap(), &names).holds(&kept));
+        let shared = json!({"shared.colour": last});
+        assert!(
+            CompiledFilter::new(&Filter::from_value(&shared).unwrap(), |path| names.named(path)).holds(&kept)
+        );
         assert_eq!(size_of::<Entry>(), 32);
+    }
+
+    #[test]
+    fn a_filter_knows_fields_that_come_after_it() {
+        let mut names = FieldNames::default();
+        let filter = Filter::from_value(&json!({"colour": {"$ne": "red"}})).unwrap();
+        let filter = CompiledFilter::new(&filter, |path| names.named(path));
+        let mut holds = |colour| {
+            let item = json!({ "colour": colour });
+            filter.holds(&Fields::of(item.as_object().unwrap(), &mut names))
+        };
+        assert!(!holds("red") && holds("blue"));
     }
 }

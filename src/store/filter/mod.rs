@@ -31,7 +31,7 @@ mod scalar;
 mod values;
 
 pub use compiled::CompiledFilter;
-pub use fields::{FieldNames, Fields};
+pub use fields::{FieldName, FieldNames, Fields};
 pub use scalar::Scalar;
 
 /// Why JSON is no filter.

@@ -9,7 +9,7 @@ use super::lines::Rows;
 use super::segment::{Fidelity, GraphScores, Prepared, SEGMENT_ROWS, Segment, Stopped};
 use super::top::merge;
 use super::{CollectionIndex, Source};
-use crate::store::filter::CompiledFilter;
+use crate::store::filter::{CompiledFilter, FieldName};
 use crate::store::{ItemId, Neighbour, Query};
 
 /// What the score of codes may differ from the score by: more than twenty times what it does.
@@ -29,7 +29,7 @@ impl CollectionIndex {
 
     /// A query made ready for this index.
     pub(super) fn prepare<'a>(&self, query: &'a Query, stopped: Stopped<'a>) -> Prepared<'a> {
-        let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, &self.names.read()));
+        let filter = query.filter.as_ref().map(|filter| CompiledFilter::new(filter, |path| self.named(path)));
         let keep = match self.scores_from() {
             // Codes are off by less than neighbours differ, but for the last few.
             Some(_) => 2 * query.k + 16,
@@ -40,6 +40,12 @@ impl CollectionIndex {
             GraphScores { linked, probe }
         });
         Prepared::new(query, keep, self.level, filter, graph, stopped)
+    }
+
+    /// The name of a field, also of one that no item has yet: one with it may come while the query is answered.
+    fn named(&self, path: &str) -> FieldName {
+        let known = self.names.read().find(path);
+        known.unwrap_or_else(|| self.names.write().named(path))
     }
 
     /// What scores must reach to be kept.

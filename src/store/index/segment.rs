@@ -47,6 +47,8 @@ pub struct Segment {
     sums: Vec<i32>,
     scales: Vec<Scale>,
     rows: Vec<Option<Row>>,
+    /// What the items of the rows take, beside their vectors.
+    row_bytes: usize,
     /// What is taken off each vector before it is coded. Encoders' vectors often lie in a narrow cone; around
     /// its middle the codes are finer, so that the bound on a score is tighter and fewer vectors are read.
     centre: Rows<f32>,
@@ -147,6 +149,7 @@ impl Segment {
             sums: Vec::new(),
             scales: Vec::new(),
             rows: Vec::new(),
+            row_bytes: 0,
             centre: Rows::of(&vec![0.0; dim]),
             residual: vec![0.0; dim],
             code: vec![0; dim],
@@ -170,13 +173,14 @@ impl Segment {
     /// Puts an item into a row: an existing one, or the next.
     pub fn put(&mut self, at: usize, vector: &[f32], row: Row) {
         let new = at == self.rows.len();
+        self.row_bytes += row.bytes();
         if new {
             self.kept.push(vector);
             self.rows.push(Some(row));
             self.linked.push(false);
         } else {
             self.kept.set(at, vector);
-            self.rows[at] = Some(row);
+            self.row_bytes -= self.rows[at].replace(row).map_or(0, |old| old.bytes());
             self.linked[at] = false;
         }
         if !self.coded && !self.kept.has_any() {
@@ -238,7 +242,7 @@ impl Segment {
 
     /// Empties a row.
     pub fn clear(&mut self, at: usize) {
-        self.rows[at] = None;
+        self.row_bytes -= self.rows[at].take().map_or(0, |old| old.bytes());
     }
 
     /// Says whether the graph leads to a row. Once it leads to all rows of a full segment, the codes go.
@@ -309,9 +313,8 @@ impl Segment {
 
     /// Bytes of memory, about.
     pub fn bytes(&self) -> usize {
-        let rows: usize = self.rows.iter().flatten().map(Row::bytes).sum();
         let each = size_of::<Option<Row>>() + size_of::<i32>() + size_of::<Scale>();
-        self.kept.bytes() + self.codes.bytes() + rows + self.rows.capacity() * each
+        self.kept.bytes() + self.codes.bytes() + self.row_bytes + self.rows.capacity() * each
     }
 
     /// Offers every item of these rows that counts and can reach the bar, or of those the graph does not lead to yet;

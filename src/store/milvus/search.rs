@@ -154,6 +154,6 @@ impl MilvusStore {
 fn tests<'a>(filter: &Filter, metadata: impl Iterator<Item = &'a Metadata>) -> Vec<bool> {
     let mut names = FieldNames::default();
     let fields: Vec<Fields> = metadata.map(|metadata| Fields::of(&metadata.to_map(), &mut names)).collect();
-    let filter = CompiledFilter::new(filter, &names);
+    let filter = CompiledFilter::new(filter, |path| names.named(path));
     fields.iter().map(|fields| filter.holds(fields)).collect()
 }
