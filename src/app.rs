@@ -16,8 +16,6 @@ use crate::cache::EmbeddingCache;
 use crate::config::Config;
 use crate::embedder::{Embedder, Shared};
 use crate::fetch::Fetcher;
-use crate::http::problem::Problem;
-use crate::incoming::Incoming;
 use crate::keys::{Keys, KeysError};
 use crate::precision::PrecisionReport;
 use crate::refresh::{self, Refresh};
@@ -26,6 +24,7 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::tls::{Tls, TlsError};
 use crate::trace::{TargetError, Tracer};
+use crate::transfer::Transfers;
 use crate::tuning::Tuned;
 use crate::watch;
 
@@ -46,9 +45,9 @@ pub struct App {
     /// What may be inside at once.
     pub admission: Admission,
     /// The bodies that are being read.
-    pub incoming: Incoming,
-    /// What of large replies their clients have yet to read. Apart, so that slow readers keep nobody's request out.
-    pub replies: Admission,
+    pub incoming: Transfers,
+    /// Large replies, of which their clients have yet to read some. Apart, so that slow readers keep nobody's request out.
+    pub replies: Transfers,
     /// The vectors of pictures seen lately, if any are kept.
     pub cache: Option<Arc<EmbeddingCache>>,
     /// Whether requests are taken.
@@ -78,6 +77,13 @@ pub struct App {
 
 /// Bytes of large replies that may be held however little may come in: a few of the largest.
 const LEAST_REPLIES: usize = 64 << 20;
+
+/// After how long without progress a body can be asked for its place.
+const SLOW_BODY: Duration = Duration::from_secs(1);
+
+/// The same for a reply. The kernel takes a reply in lumps as large as a third of what it keeps for the client, of which
+/// one that reads slowly makes few a minute.
+const SLOW_REPLY: Duration = Duration::from_secs(5);
 
 /// Listings of near-duplicates at once.
 const LISTINGS: usize = 8;
@@ -127,7 +133,9 @@ impl App {
         let metrics = Arc::new(Metrics::new().map_err(|error| AppError::Metrics(error.to_string()))?);
         metrics.device_fallback.set(if backends.device.fallback.is_some() { 1.0 } else { 0.0 });
         let admission = Admission::new(config.queue_images, config.queue_bytes);
+        let incoming = Transfers::new(admission.clone(), SLOW_BODY);
         let replies = Admission::new(0, config.queue_bytes.max(LEAST_REPLIES));
+        let replies = Transfers::new(replies, SLOW_REPLY);
         let cache = EmbeddingCache::new(config.cache_mib, &metrics).map(Arc::new);
         let shared = Shared { admission: admission.clone(), metrics: metrics.clone(), cache: cache.clone() };
         let embedder = Embedder::start(&config, artefact, backends, shared)?;
@@ -141,7 +149,7 @@ impl App {
             store,
             metrics,
             admission,
-            incoming: Incoming::default(),
+            incoming,
             listings: Semaphore::new(LISTINGS),
             replies,
             cache,
@@ -198,21 +206,12 @@ impl App {
     /// Refuses a request that came before the golden check or during a shutdown.
     ///
     /// # Errors
-    /// The problem to answer with.
-    pub fn ready(&self) -> Result<(), Problem> {
+    /// See [`NotReady`].
+    pub fn ready(&self) -> Result<(), NotReady> {
         match self.lifecycle.phase() {
-            Phase::Ready => match self.refresh.missing() {
-                Some(detail) => {
-                    Err(Problem::unavailable("encoder_missing", detail).retry_after(Duration::from_secs(5)))
-                }
-                None => Ok(()),
-            },
-            Phase::Starting => {
-                let detail = "the golden check has not passed yet";
-                Err(Problem::unavailable("not_ready", detail).retry_after(Duration::from_secs(1)))
-            }
-            Phase::Draining => Err(Problem::unavailable("shutting_down", "the server is shutting down")
-                .retry_after(Duration::from_secs(5))),
+            Phase::Ready => self.refresh.missing().map_or(Ok(()), |why| Err(NotReady::EncoderMissing(why))),
+            Phase::Starting => Err(NotReady::Starting),
+            Phase::Draining => Err(NotReady::Draining),
         }
     }
 
@@ -266,6 +265,20 @@ impl App {
             tracer.flush(FLUSH).await;
         }
     }
+}
+
+/// Why no request is taken now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It has just started.
+    #[error("the golden check has not passed yet")]
+    Starting,
+    /// Another process changed the store's encoder to one that is not here.
+    #[error("{0}")]
+    EncoderMissing(String),
+    /// It is about to end.
+    #[error("the server is shutting down")]
+    Draining,
 }
 
 /// Where in its life the app is.

@@ -15,9 +15,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::admission::Admission;
 use crate::backend::{Backend, BackendError};
-use crate::embedder::{EmbedError, Embedded, Outcome, Reply, Timing};
 use crate::fair::{FairQueue, Flow};
 use crate::health::Health;
+use crate::outcome::{EmbedError, Embedded, Outcome, Timing};
+use crate::reply::Reply;
 use crate::telemetry::Metrics;
 
 /// A picture on its way through the batcher.

@@ -4,7 +4,7 @@
 //! is idle runs it too.
 
 mod flight;
-mod outcome;
+mod golden;
 mod spans;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use latentd_model::decode::decode_as;
-use latentd_model::{Artefact, DecodeLimits, Embedding, Golden, ImageBytes, Pixels, Preprocess, fitted};
+use latentd_model::{Artefact, DecodeLimits, Embedding, ImageBytes, Pixels, Preprocess, fitted};
 use tokio::sync::oneshot;
 
 use self::flight::{Flights, Task};
-pub use self::flight::{Outcome, Reply};
-pub use self::outcome::{EmbedError, Embedded, GoldenCheckError, Timing};
+pub use self::golden::GoldenCheckError;
 use crate::admission::{Admission, Overloaded, Permit};
 use crate::backend::{Backends, DeviceReport};
 use crate::batcher::{Batcher, Job};
@@ -25,7 +24,9 @@ use crate::cache::{CacheKey, EmbeddingCache};
 use crate::config::Config;
 use crate::fair::Flow;
 use crate::health::Health;
+use crate::outcome::{EmbedError, Embedded, Outcome, Timing};
 use crate::pool::Pool;
+use crate::reply::Reply;
 use crate::store::ContentHash;
 use crate::telemetry::Metrics;
 use crate::trace;
@@ -216,27 +217,6 @@ impl Embedder {
         answer.await.ok()
     }
 
-    /// Runs the golden pictures through the whole path and gives the worst cosine.
-    ///
-    /// # Errors
-    /// See [`GoldenCheckError`].
-    pub async fn check_golden(&self) -> Result<f32, GoldenCheckError> {
-        let mut worst = f32::INFINITY;
-        for picture in self.0.artefact.golden()?.pictures {
-            let name = picture.name;
-            let embedded = match self.embed_one(ImageBytes::from(picture.bytes), false).await {
-                Ok(embedded) => embedded,
-                Err(source) => return Err(GoldenCheckError::Embed { name, source }),
-            };
-            let cosine = embedded.embedding.cosine(&picture.expected);
-            if cosine < Golden::MIN_COSINE {
-                return Err(GoldenCheckError::Differs { name, cosine, min: Golden::MIN_COSINE });
-            }
-            worst = worst.min(cosine);
-        }
-        if worst.is_finite() { Ok(worst) } else { Err(GoldenCheckError::Empty) }
-    }
-
     /// Measures what the last embeddings look like together, on the decode pool.
     pub async fn measure_health(&self) {
         let health = self.0.health.clone();
@@ -347,7 +327,7 @@ impl Inner {
             }
             match Flights::join(self, key, task) {
                 Some(flown) => task = flown,
-                None => return cache.hit(),
+                None => return,
             }
             cache.miss();
         }

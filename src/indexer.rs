@@ -7,7 +7,9 @@ use tokio::sync::oneshot;
 
 use crate::admission::{Overloaded, Permit};
 use crate::config::KeepPictures;
-use crate::embedder::{EmbedError, Embedder, Seen};
+use crate::embedder::{Embedder, Seen};
+use crate::outcome::EmbedError;
+use crate::slots::Slots;
 use crate::store::{
     CollectionName, ContentHash, ItemId, Metadata, NewItem, Store, StoreError, Thumbnail, Upserted,
 };
@@ -74,26 +76,26 @@ pub async fn index(
     keep: KeepPictures,
     body: Option<Arc<Permit>>,
 ) -> Result<Vec<Result<Upserted, IndexError>>, IndexError> {
-    let mut results: Vec<Option<Result<Upserted, IndexError>>> = Vec::new();
-    let (mut items, mut places) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    for (place, made) in make(embedder, entries, keep, body).await?.into_iter().enumerate() {
-        match made {
-            Ok(item) => {
-                items.push(item);
-                places.push(place);
-                results.push(None);
-            }
-            Err(error) => results.push(Some(Err(error.into()))),
-        }
-    }
-    if !items.is_empty() {
-        let written = trace::part("store upsert", store.upsert(collection, items)).await?;
-        for (place, outcome) in places.into_iter().zip(written) {
-            results[place] = Some(outcome.map_err(IndexError::from));
-        }
-    }
-    let lost = || Err(StoreError::Internal("an item got no answer").into());
-    Ok(results.into_iter().map(|result| result.unwrap_or_else(lost)).collect())
+    let made = make(embedder, entries, keep, body).await?;
+    write(store, collection, made.into_iter().map(|made| made.map_err(IndexError::from))).await
+}
+
+/// Writes the items that there are in one upsert; each has its own outcome, in order, those that failed before too.
+///
+/// # Errors
+/// When the write as a whole failed; nothing was kept then.
+pub async fn write(
+    store: &dyn Store,
+    collection: CollectionName,
+    items: impl IntoIterator<Item = Result<NewItem, IndexError>>,
+) -> Result<Vec<Result<Upserted, IndexError>>, IndexError> {
+    let (items, slots) = Slots::split(items);
+    let written = match items.is_empty() {
+        true => Vec::new(),
+        false => trace::part("store upsert", store.upsert(collection, items)).await?,
+    };
+    let lost = || StoreError::Internal("an item got no answer").into();
+    Ok(slots.fill(written.into_iter().map(|outcome| outcome.map_err(IndexError::from)), lost))
 }
 
 /// The items of entries, with the vectors and thumbnails of their pictures.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use latentd_model::{Artefact, ArtefactError, Contract, Manifest};
+use latentd_model::{Artefact, ArtefactError, Contract};
 
 use crate::config::Config;
 
@@ -40,7 +40,8 @@ pub fn open_for(config: &Config, contracts: &[Contract]) -> Result<Artefact, Loc
         return Ok(Artefact::open(&config.model)?);
     }
     let folders = folders(config);
-    let of_contract = |path: &PathBuf| manifest(path).is_ok_and(|m| contracts.contains(&m.contract));
+    let of_contract =
+        |path: &PathBuf| Artefact::manifest_of(path).is_ok_and(|m| contracts.contains(&m.contract));
     for folder in folders.iter().filter(|_| !contracts.is_empty()) {
         if let Some(path) = list(folder).into_iter().rev().find(of_contract) {
             return Ok(Artefact::open(&path)?);
@@ -85,15 +86,6 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = paths.filter_map(|path| Some((name_and_version(&path)?, path))).collect();
     found.sort();
     found.into_iter().map(|(_, path)| path).collect()
-}
-
-/// The manifest of an artefact folder, its files unchecked.
-///
-/// # Errors
-/// When it is missing or no manifest.
-pub fn manifest(path: &Path) -> std::io::Result<Manifest> {
-    let text = std::fs::read(path.join("manifest.json"))?;
-    Manifest::parse(&text).map_err(std::io::Error::other)
 }
 
 fn is_int8(path: &Path) -> bool {

@@ -10,9 +10,11 @@ mod progress;
 mod record;
 mod worker;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use latentd_model::{Artefact, ArtefactError, Contract, Golden};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -203,11 +205,17 @@ impl Refresh {
 /// See [`RefreshError`].
 pub async fn start(app: &AppState, order: Order) -> Result<(), RefreshError> {
     let running = app.refresh.occupy()?;
-    let begun = begin(app, &order).await;
-    match begun {
+    // A task of its own: whoever asked for it may leave, and then nobody would end what was begun.
+    let begun = tokio::spawn(set_out(app.clone(), order, running));
+    begun.await.unwrap_or(Err(RefreshError::Panicked))
+}
+
+async fn set_out(app: AppState, order: Order, running: Running) -> Result<(), RefreshError> {
+    let begun = AssertUnwindSafe(begin(&app, &order)).catch_unwind().await;
+    match begun.unwrap_or(Err(RefreshError::Panicked)) {
         Ok((next, from, remaining)) => {
             app.refresh.note(|progress| *progress = Progress::begin(&order, from, &remaining));
-            tokio::spawn(watch(app.clone(), order, next, running));
+            tokio::spawn(watch(app, order, next, running));
             Ok(())
         }
         Err(error) => {

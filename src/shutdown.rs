@@ -1,7 +1,5 @@
 //! The shutdown signal: passed in to everything that runs, so that a test can end the real app.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 
 /// Tells every part that the server is to end. Clones share one state.
@@ -58,11 +56,5 @@ impl Shutdown {
     /// Waits until the signal is given.
     pub async fn wait(&self) {
         self.0.cancelled().await;
-    }
-
-    /// Waits until `limit` has passed after the signal was given.
-    pub async fn overdue(&self, limit: Duration) {
-        self.0.cancelled().await;
-        tokio::time::sleep(limit).await;
     }
 }

@@ -113,8 +113,8 @@ impl Metrics {
     }
 
     /// Counts a request refused with `code` because of load.
-    pub fn rejected(&self, code: &'static str) {
-        self.counter("latentd_rejected_total", vec![Label::new("code", code)]).increment(1);
+    pub fn rejected(&self, code: &str) {
+        self.counter("latentd_rejected_total", vec![Label::new("code", code.to_owned())]).increment(1);
     }
 
     /// Sets what a store tells of itself.

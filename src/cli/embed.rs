@@ -17,7 +17,8 @@ use super::files::{self, Found};
 use super::serve::{Opened, open_model};
 use crate::admission::Admission;
 use crate::config::Config;
-use crate::embedder::{EmbedError, Embedded, Embedder, Shared};
+use crate::embedder::{Embedder, Shared};
+use crate::outcome::{EmbedError, Embedded};
 use crate::telemetry::{self, Metrics};
 use crate::{config, npy};
 

@@ -68,7 +68,7 @@ fn list(config: &Config) -> anyhow::Result<ExitCode> {
         anyhow::bail!("no artefact in {}", looked_at.join(", "));
     }
     for path in paths {
-        match locate::manifest(&path) {
+        match Artefact::manifest_of(&path) {
             Ok(manifest) => println!(
                 "{}\t{}\tdim {}\t{}x{}\t{}",
                 manifest.full_name(),

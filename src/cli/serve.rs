@@ -188,7 +188,9 @@ pub async fn open_model_of(config: &Config, store: &dyn Store) -> anyhow::Result
 fn activated(config: &Config, model: &ModelRecord) -> anyhow::Result<Artefact> {
     let artefact = model.open(config)?;
     let asked = &config.model;
-    if !asked.as_os_str().is_empty() && locate::manifest(asked).is_ok_and(|m| m.contract != model.contract) {
+    if !asked.as_os_str().is_empty()
+        && Artefact::manifest_of(asked).is_ok_and(|m| m.contract != model.contract)
+    {
         tracing::warn!(
             model = model.name,
             asked = %asked.display(),

@@ -60,6 +60,7 @@ impl Config {
             ("cache_mib", self.cache_mib, 1 << 20),
             ("index_ef", self.index_ef, 10_000),
             ("max_batch", self.max_batch, 4096),
+            ("max_connections", self.max_connections, 1 << 20),
             ("max_images", self.max_images, MAX_IMAGES),
         ];
         match bounded.into_iter().find(|&(_, value, most)| value > most) {

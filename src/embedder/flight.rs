@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use latentd_model::ImageBytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
-use super::{EmbedError, Embedded, Inner, Seen, Timing};
+use super::{Inner, Seen};
 use crate::admission::Permit;
 use crate::cache::CacheKey;
 use crate::fair::Flow;
-use crate::store::ContentHash;
-
-/// What becomes of a picture.
-pub type Outcome = Result<Embedded, EmbedError>;
+use crate::outcome::{Embedded, Outcome, Timing};
+use crate::reply::Reply;
 
 /// A picture on its way to the pool.
 pub(super) struct Task {
@@ -28,41 +25,6 @@ pub(super) struct Task {
     pub cached: bool,
     pub reply: Reply,
     pub since: Instant,
-}
-
-/// Where a picture's answer goes, and its place in the server until then.
-pub struct Reply {
-    sender: oneshot::Sender<Outcome>,
-    permit: Permit,
-    flight: Option<Flight>,
-    /// What it waited for a thread.
-    pub wait: Duration,
-    /// The file's hash, where it is known.
-    pub content: Option<ContentHash>,
-}
-
-impl Reply {
-    /// An answer that goes to `sender`.
-    #[must_use]
-    pub fn new(sender: oneshot::Sender<Outcome>, permit: Permit) -> Self {
-        Self { sender, permit, flight: None, wait: Duration::ZERO, content: None }
-    }
-
-    /// Whether nobody waits for it: the client has hung up, or its deadline has passed.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    /// Answers, and gives the place back before.
-    pub fn send(self, outcome: Outcome) {
-        let Self { sender, permit, flight, .. } = self;
-        if let Some(flight) = flight {
-            flight.land(&outcome);
-        }
-        drop(permit);
-        let _ = sender.send(outcome);
-    }
 }
 
 /// The pictures that wait for an equal one, by that one's key.
@@ -82,7 +44,8 @@ impl Flights {
             Some(_) => {}
             None => {
                 flights.insert(key, Vec::new());
-                task.reply.flight = Some(Flight { inner: Some(inner.clone()), key });
+                let flight = Flight { inner: Some(inner.clone()), key };
+                task.reply.before(move |outcome| flight.land(outcome));
             }
         }
         Some(task)
@@ -124,6 +87,9 @@ impl Flight {
             ..embedded.clone()
         };
         for task in waiting {
+            if let Some(cache) = &inner.cache {
+                cache.hit();
+            }
             task.reply.send(outcome.as_ref().map(shared).map_err(Clone::clone));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Outcome, Timing};
+use crate::outcome::{Outcome, Timing};
 use crate::trace::{Record, Span};
 
 /// Notes what became of a picture that was handed in at `since`. Its phases follow one another.

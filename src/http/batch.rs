@@ -12,11 +12,13 @@ use super::input::ItemError;
 use super::problem::Problem;
 use super::until::Until;
 use crate::admission::Permit;
-use crate::app::{AppState, Phase};
-use crate::embedder::{EmbedError, Embedder};
-use crate::indexer::{self, Entry};
+use crate::app::{AppState, NotReady};
+use crate::embedder::Embedder;
+use crate::indexer::{self, Entry, IndexError};
 use crate::keys::InFlight;
-use crate::store::{CollectionName, NewItem, StoreError, Upserted};
+use crate::outcome::EmbedError;
+use crate::slots::Slots;
+use crate::store::{CollectionName, NewItem, Upserted};
 
 /// How long a batch waits at a time for a place in the server.
 const REST: Duration = Duration::from_millis(200);
@@ -99,11 +101,9 @@ impl Work {
         let mut permit = self.app.admission.admit(0, 0)?;
         permit.absorb(place);
         let (fetched, permit) = entries::fetched(&self.app, entries, Arc::new(permit)).await?;
-        let (mut ids, mut so_far, mut entries) = (Vec::new(), Vec::new(), Vec::new());
-        for BulkEntry { id, entry } in fetched {
-            ids.push(id);
-            so_far.push(entry.map(|entry| entries.push(entry)));
-        }
+        let (ids, entries): (Vec<_>, Vec<_>) =
+            fetched.into_iter().map(|BulkEntry { id, entry }| (id, entry)).unzip();
+        let (entries, slots) = Slots::split(entries);
         loop {
             let embedder = self.app.embedder();
             let made = self.make(&embedder, &entries, &permit).await?;
@@ -114,10 +114,11 @@ impl Work {
             let _writing = self.app.writes.read().await;
             // What another one made would be of no use.
             if self.app.embedder().artefact().contract() == embedder.artefact().contract() {
-                let made = made.into_iter().map(|made| made.map_err(ItemError::from));
-                let written = self.write(in_their_places(so_far, made)).await?;
+                let made = made.into_iter().map(|made| made.map_err(IndexError::from));
+                let written = indexer::write(&*self.app.store, self.collection.clone(), made).await?;
                 let _ = turn.after.send(());
-                return Ok(ids.into_iter().zip(written).collect());
+                let written = written.into_iter().map(|written| written.map_err(ItemError::from));
+                return Ok(ids.into_iter().zip(slots.fill(written, ItemError::lost)).collect());
             }
         }
     }
@@ -125,9 +126,7 @@ impl Work {
     /// Whose the batch is, if it may still be worked on.
     fn allowed(&self) -> Result<Option<Caller>, Problem> {
         // What was read before a shutdown is finished.
-        if let (Err(problem), false) = (self.app.ready(), self.app.lifecycle.phase() == Phase::Draining) {
-            return Err(problem);
-        }
+        self.app.ready().or_else(|why| if why == NotReady::Draining { Ok(()) } else { Err(why) })?;
         // An upload may outlast its key.
         self.caller.as_ref().map(|caller| caller.again(&self.app)).transpose()
     }
@@ -170,29 +169,4 @@ impl Work {
             () = tokio::time::sleep(REST) => Ok(()),
         }
     }
-
-    async fn write(
-        &self,
-        items: Vec<Result<NewItem, ItemError>>,
-    ) -> Result<Vec<Result<Upserted, ItemError>>, Problem> {
-        let (mut outcomes, mut sound) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
-        for item in items {
-            outcomes.push(item.map(|item| sound.push(item)));
-        }
-        let written = match sound.is_empty() {
-            true => Vec::new(),
-            false => self.app.store.upsert(self.collection.clone(), sound).await?,
-        };
-        let error = |error: StoreError| ItemError::new(error.code(), error.to_string());
-        Ok(in_their_places(outcomes, written.into_iter().map(|written| written.map_err(error))))
-    }
-}
-
-/// The outcomes of a step in the places of those that came so far.
-fn in_their_places<T>(
-    so_far: Vec<Result<(), ItemError>>,
-    mut outcomes: impl Iterator<Item = Result<T, ItemError>>,
-) -> Vec<Result<T, ItemError>> {
-    let lost = || Err(ItemError::new("internal_error", "an item got no answer"));
-    so_far.into_iter().map(|one| one.and_then(|()| outcomes.next().unwrap_or_else(lost))).collect()
 }

@@ -13,7 +13,7 @@ use super::auth::{Caller, hold};
 use super::embed::RawBytes;
 use super::entries::{self, BulkEntry, ItemBodies};
 use super::extract::{MediaType, Payload, Query, read_body};
-use super::input::{ItemError, multipart_with_fields};
+use super::input::{ItemError, multipart_with_fields, too_many_images};
 use super::items::CollectionQuery;
 use super::problem::Problem;
 use super::stored;
@@ -23,6 +23,8 @@ use crate::admission::Permit;
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry};
 use crate::keys::InFlight;
+use crate::slots::Slots;
+use crate::store::Upserted;
 
 /// What became of the items.
 #[derive(Debug, Serialize, ToSchema)]
@@ -164,31 +166,24 @@ pub async fn post_items(
         }
     };
     let Bulk { entries: bulk, permit, held: _held } = read(payload, &app).await?;
-    let mut results = Vec::with_capacity(bulk.len());
-    let (mut entries, mut places) = (Vec::new(), Vec::new());
-    for (index, BulkEntry { id, entry }) in bulk.into_iter().enumerate() {
-        let error = match entry {
-            Ok(entry) => {
-                entries.push(entry);
-                places.push(index);
-                None
-            }
-            Err(error) => Some(error),
-        };
-        results.push(BulkResult { index, id, created: None, seq: None, error });
-    }
+    let (ids, entries): (Vec<_>, Vec<_>) =
+        bulk.into_iter().map(|BulkEntry { id, entry }| (id, entry)).unzip();
+    let (entries, slots) = Slots::split(entries);
     // The encoder does not change while this is held.
     let _writing = app.writes.read().await;
     let (embedder, keep) = (app.embedder(), app.config.keep_pictures);
     let written =
         indexer::index(&embedder, &*app.store, collection.clone(), entries, keep, Some(permit)).await?;
-    for (place, outcome) in places.into_iter().zip(written) {
-        let result = &mut results[place];
-        match outcome {
-            Ok(upserted) => (result.created, result.seq) = (Some(upserted.created), Some(upserted.seq)),
-            Err(error) => result.error = Some(error.into()),
-        }
-    }
+    let outcomes =
+        slots.fill(written.into_iter().map(|outcome| outcome.map_err(ItemError::from)), ItemError::lost);
+    let result =
+        |(index, (id, outcome)): (usize, (Option<String>, Result<Upserted, ItemError>))| match outcome {
+            Ok(Upserted { created, seq, .. }) => {
+                BulkResult { index, id, created: Some(created), seq: Some(seq), error: None }
+            }
+            Err(error) => BulkResult { index, id, created: None, seq: None, error: Some(error) },
+        };
+    let results: Vec<_> = ids.into_iter().zip(outcomes).enumerate().map(result).collect();
     let failed = results.iter().filter(|result| result.error.is_some()).count();
     let indexed = results.len() - failed;
     let reply = BulkReply { collection: collection.to_string(), indexed, failed, results };
@@ -222,9 +217,7 @@ async fn read(payload: Whole, app: &App) -> Result<Bulk, Problem> {
     };
     let pictures = entries.iter().filter(|entry| entry.is_picture()).count();
     if pictures > max {
-        let detail = format!("a request holds at most {max} pictures: send the rest in another one");
-        let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail);
-        return Err(problem.with("max_images", max));
+        return Err(too_many_images(max));
     }
     if entries.is_empty() {
         return Err(Problem::bad_request("no_inputs", "the request holds no item"));

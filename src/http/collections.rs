@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use latentd_model::Contract;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -9,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Path, Ready};
+use super::held;
 use super::problem::Problem;
 use crate::app::AppState;
 use crate::store::{CollectionInfo, CollectionName, StoreError};
@@ -18,6 +20,9 @@ use crate::trace;
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_collections)).routes(routes!(delete_collection))
 }
+
+/// Bytes of a collection in a reply, about.
+const LINE: usize = 256;
 
 /// The collections.
 #[derive(Debug, Serialize, ToSchema)]
@@ -83,16 +88,10 @@ impl From<CollectionInfo> for CollectionView {
         (status = 503, description = "Not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn list_collections(
-    State(app): State<AppState>,
-    _: Ready,
-) -> Result<axum::Json<CollectionsReply>, Problem> {
-    let collections = trace::part("store collections", app.store.collections())
-        .await?
-        .into_iter()
-        .map(CollectionView::from)
-        .collect();
-    Ok(axum::Json(CollectionsReply { collections }))
+async fn list_collections(State(app): State<AppState>, _: Ready) -> Result<Response, Problem> {
+    let found = trace::part("store collections", app.store.collections()).await?;
+    let collections: Vec<_> = found.into_iter().map(CollectionView::from).collect();
+    held::json(&app, collections.len() * LINE, CollectionsReply { collections }).await
 }
 
 /// Delete a collection

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -10,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::extract::{Query, Ready};
 use super::problem::Problem;
-use super::stored;
+use super::{held, stored};
 use crate::app::AppState;
 use crate::store::ItemId;
 use crate::store::duplicates::{self, Listing, Page};
@@ -79,7 +80,7 @@ pub struct Pair {
 /// Goes through the items in the order of their ids, page by page, and pairs each with those of greater ids that
 /// are at least as similar as the threshold, the 100 nearest at most. An item that has as many is paired with its
 /// nearest of a lesser id too, so that none is left out; such a pair may come twice. A page may have no pairs, and
-/// ends early when a quarter of the time that a request may take has passed; the last one has no `next`. In a
+/// ends early when a quarter of the time that a request may take has passed, or its pairs take 8 MiB; the last one has no `next`. In a
 /// collection that is searched through a graph, pairs are found as neighbours are (see `latentd store recall`).
 #[utoipa::path(
     get, path = "/duplicates", tag = "search", params(DuplicatesQuery),
@@ -94,7 +95,7 @@ async fn list_duplicates(
     State(app): State<AppState>,
     _: Ready,
     Query(query): Query<DuplicatesQuery>,
-) -> Result<axum::Json<DuplicatesReply>, Problem> {
+) -> Result<Response, Problem> {
     let collection = stored::collection(query.collection.as_deref())?;
     let after = query.after.as_deref().map(ItemId::new).transpose()?;
     let _running = app.listings.try_acquire().map_err(|_| {
@@ -105,15 +106,17 @@ async fn list_duplicates(
     let (threshold, limit) = (query.threshold, query.limit);
     let listing = Listing { collection: collection.clone(), threshold, after, limit, time };
     let Page { pairs, examined, next } = duplicates::page(&*app.store, listing).await?;
+    let size = pairs.iter().map(duplicates::Pair::size).sum();
     let pair = |pair: duplicates::Pair| Pair {
         id: pair.id.to_string(),
         other: pair.other.to_string(),
         score: pair.score,
     };
-    Ok(axum::Json(DuplicatesReply {
+    let reply = DuplicatesReply {
         collection: collection.to_string(),
         pairs: pairs.into_iter().map(pair).collect(),
         examined,
         next: next.map(|id| id.to_string()),
-    }))
+    };
+    held::json(&app, size, reply).await
 }

@@ -10,13 +10,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::encoding::{Encoding, Format, Vector};
-use super::etag;
 use super::extract::{Payload, Query};
 use super::input::{ItemError, JsonInputs, embed_inputs, inputs};
 use super::problem::Problem;
-use crate::app::AppState;
-use crate::embedder::{Embedded, Embedder, Timing};
+use super::stored::NUMBER;
+use super::{etag, held};
+use crate::app::{App, AppState};
+use crate::embedder::Embedder;
 use crate::npy;
+use crate::outcome::{Embedded, Timing};
 use crate::store::ContentHash;
 
 /// The routes of this resource.
@@ -142,7 +144,7 @@ async fn embed(
     let timing = slowest(&results);
     let content = results.first().and_then(|outcome| outcome.as_ref().ok()?.content).filter(|_| single);
     let mut response = match format {
-        Format::Json => json_reply(&embedder, query.encoding, results),
+        Format::Json => json_reply(&app, &embedder, query.encoding, results).await?,
         Format::Rows | Format::Npy => binary_reply(&embedder, format, &results),
     };
     describe(response.headers_mut(), &embedder, timing);
@@ -158,12 +160,14 @@ fn tag(embedder: &Embedder, content: ContentHash, format: Format, encoding: Enco
     format!("W/\"{contract}-{content}-{format:?}-{encoding:?}\"")
 }
 
-fn json_reply(
+async fn json_reply(
+    app: &App,
     embedder: &Embedder,
     encoding: Encoding,
     results: Vec<Result<Embedded, ItemError>>,
-) -> Response {
+) -> Result<Response, Problem> {
     let manifest = embedder.artefact().manifest();
+    let size = results.len() * manifest.output.dim * NUMBER;
     let write = |(index, outcome): (usize, Result<Embedded, ItemError>)| match outcome {
         Ok(embedded) => {
             let (vector, scale) = encoding.encode(&embedded.embedding);
@@ -171,14 +175,14 @@ fn json_reply(
         }
         Err(error) => EmbedResult { index, embedding: None, scale: None, error: Some(error) },
     };
-    axum::Json(EmbedReply {
+    let reply = EmbedReply {
         model: manifest.full_name(),
         contract: manifest.contract,
         dim: manifest.output.dim,
         encoding,
         results: results.into_iter().enumerate().map(write).collect(),
-    })
-    .into_response()
+    };
+    held::json(app, size, reply).await
 }
 
 fn binary_reply(embedder: &Embedder, format: Format, results: &[Result<Embedded, ItemError>]) -> Response {

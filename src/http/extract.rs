@@ -15,8 +15,8 @@ use super::auth::Caller;
 use super::problem::Problem;
 use crate::admission::Permit;
 use crate::app::AppState;
-use crate::incoming::Arrival;
 use crate::trace;
+use crate::transfer::Transfer;
 
 /// `axum::extract::Query` whose rejection is a problem of code `invalid_query`.
 #[derive(Debug, Clone, FromRequestParts)]
@@ -51,7 +51,7 @@ impl FromRequestParts<AppState> for Ready {
         _parts: &mut axum::http::request::Parts,
         app: &AppState,
     ) -> Result<Self, Self::Rejection> {
-        app.ready().map(|()| Self)
+        Ok(app.ready().map(|()| Self)?)
     }
 }
 
@@ -166,7 +166,7 @@ pub fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, P
 /// # Errors
 /// 413, 408, 503 when the server is full, or 400 when the client breaks off.
 pub async fn read_body(body: Body, app: &AppState) -> Result<(Bytes, Permit), Problem> {
-    let arrival = app.incoming.arrival();
+    let arrival = app.incoming.begin();
     let collected = async {
         tokio::select! {
             biased;
@@ -191,7 +191,7 @@ pub fn gave_way() -> Problem {
     Problem::unavailable("overloaded", detail).retry_after(Duration::from_secs(1))
 }
 
-async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(Bytes, Permit), Problem> {
+async fn collect(mut body: Body, app: &AppState, arrival: &Transfer) -> Result<(Bytes, Permit), Problem> {
     use axum::body::HttpBody;
     let mut permit = app.admission.admit(0, 0)?;
     let _waits = arrival.waits();
@@ -207,7 +207,7 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
     // Refused unread where there is no room for it now. But only what has come is held: whoever announces much and
     // sends it slowly would otherwise keep others out.
     let announced = declared.unwrap_or(0);
-    drop(app.incoming.room(|| app.admission.missing(announced), || app.admission.admit(0, announced)).await?);
+    drop(app.incoming.admit(announced).await?);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut read = 0usize;
@@ -220,9 +220,9 @@ async fn collect(mut body: Body, app: &AppState, arrival: &Arrival) -> Result<(B
         if read > max {
             return Err(too_large());
         }
-        arrival.came(data.len());
+        arrival.moved(data.len());
         let more = read.saturating_sub(permit.bytes());
-        app.incoming.room(|| app.admission.missing(more), || permit.grow(0, more)).await?;
+        app.incoming.grow(&mut permit, more).await?;
         arrival.holds(permit.bytes());
         match (&first, rest.is_empty()) {
             (None, true) => first = Some(data),

@@ -29,8 +29,8 @@ pub struct Form {
     feed: Option<UnboundedSender<Bytes>>,
     parser: multer::Multipart<'static>,
     metadata: MetadataById,
-    /// Bytes that the metadata came as, which have their place until the end.
-    metadata_bytes: usize,
+    /// The place of the bytes that the metadata came as, until the end.
+    metadata_place: Option<Permit>,
     /// Bytes of a part beyond which it is left out.
     largest: usize,
     begun: bool,
@@ -49,7 +49,7 @@ impl Form {
             feed: Some(feed),
             parser,
             metadata: MetadataById::new(),
-            metadata_bytes: 0,
+            metadata_place: None,
             largest,
             begun: false,
             intake,
@@ -126,8 +126,9 @@ impl Form {
         }
         let content = content.unwrap_or_default();
         let size = content.len();
-        self.metadata = off_thread(size, move || entries::metadata_by_id(&content)).await?;
-        self.intake.give_back(std::mem::replace(&mut self.metadata_bytes, size));
+        let place = self.intake.hand_over(size);
+        let read = move || Ok((entries::metadata_by_id(&content)?, place));
+        (self.metadata, self.metadata_place) = off_thread(size, read).await?;
         Ok(())
     }
 
@@ -200,7 +201,7 @@ mod tests {
     use super::super::until::Until;
     use super::*;
     use crate::admission::Admission;
-    use crate::incoming::Incoming;
+    use crate::transfer::Transfers;
     use std::sync::Arc;
 
     const LARGEST: usize = 50_000;
@@ -209,8 +210,8 @@ mod tests {
         let pieces: Vec<_> =
             body.chunks(piece).map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece))).collect();
         let (body, wait) = (Body::from_stream(futures::stream::iter(pieces)), Duration::from_secs(5));
-        let arrival = Arc::new(Incoming::default().arrival());
-        let intake = Intake::new(admission.clone(), arrival.clone(), wait, Until::default());
+        let arrival = Arc::new(Transfers::new(admission.clone(), Duration::MAX).begin());
+        let intake = Intake::new(arrival.clone(), wait, Until::default());
         Form::new(Pieces::new(body, arrival, wait, Until::default()), "xyz".to_owned(), LARGEST, intake)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use latentd_model::ImageBytes;
 
 use super::input::{Input, ItemError};
@@ -38,8 +39,11 @@ pub async fn fetch_all(
     let fetches = given.into_iter().map(|given| fetch(app, given));
     let mut all = app.admission.admit(0, 0)?;
     all.keep(body);
+    // No more than half of what is fetched at once is for one request, or addresses that do not answer keep others out.
+    let share = (app.config.url_concurrency / 2).max(1);
     let mut images = Vec::new();
-    for fetched in futures::future::join_all(fetches).await {
+    let mut fetched = futures::stream::iter(fetches).buffered(share);
+    while let Some(fetched) = fetched.next().await {
         images.push(fetched.map(|(image, permit)| {
             all.absorb(permit);
             image

@@ -256,7 +256,7 @@ async fn readyz(State(app): State<AppState>) -> Result<&'static str, Problem> {
 async fn metrics(State(app): State<AppState>) -> impl IntoResponse {
     app.metrics.in_flight_images.set(app.admission.images() as f64);
     app.metrics.in_flight_bytes.set(app.admission.bytes() as f64);
-    app.metrics.reply_bytes.set(app.replies.bytes() as f64);
+    app.metrics.reply_bytes.set(app.replies.admission().bytes() as f64);
     app.metrics.decode_queue_depth.set(app.embedder().decode_queue_depth() as f64);
     app.metrics.process();
     if let Ok(stats) = app.store.stats().await {

@@ -21,8 +21,10 @@ use super::problem::{Problem, clipped};
 use crate::admission::Permit;
 use crate::app::App;
 use crate::config::MAX_IMAGES;
-use crate::embedder::{EmbedError, Embedded, Embedder};
+use crate::embedder::Embedder;
 use crate::keys::InFlight;
+use crate::outcome::{EmbedError, Embedded};
+use crate::slots::Slots;
 
 /// Standard alphabet; padding may be left out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -44,6 +46,12 @@ impl ItemError {
     /// An error of this code.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: clipped(message.into()) }
+    }
+
+    /// Of an item whose outcome is missing.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self::new("internal_error", "an item got no answer")
     }
 }
 
@@ -254,26 +262,12 @@ pub async fn embed_inputs(
 ) -> Result<Vec<Result<Embedded, ItemError>>, Problem> {
     let Inputs { images, single, permit, held: _held } = inputs;
     // The files go along with the pictures, so that they are let go once decoded.
-    let (mut good, mut bad) = (Vec::with_capacity(images.len()), Vec::new());
-    for (place, input) in images.into_iter().enumerate() {
-        match input {
-            Ok(image) => good.push(image),
-            Err(error) => bad.push((place, error)),
-        }
+    let (images, slots) = Slots::split(images);
+    let mut embedded = embedder.embed_all(images, Some(permit)).await?;
+    match embedded.pop_if(|outcome| single && outcome.is_err()) {
+        Some(Err(error)) => Err(error.into()),
+        _ => Ok(slots.fill(embedded.into_iter().map(|one| one.map_err(ItemError::from)), ItemError::lost)),
     }
-    let mut results = Vec::with_capacity(good.len() + bad.len());
-    for outcome in embedder.embed_all(good, Some(permit)).await? {
-        results.push(match outcome {
-            Ok(embedded) => Ok(embedded),
-            Err(error) if single => return Err(error.into()),
-            Err(error) => Err(error.into()),
-        });
-    }
-    // In the order of their places, so that each stands right once those before it do.
-    for (place, error) in bad {
-        results.insert(place, Err(error));
-    }
-    Ok(results)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::problem::Problem;
 use super::until::Until;
-use crate::admission::{Admission, Permit};
-use crate::incoming::Arrival;
+use crate::admission::Permit;
+use crate::transfer::Transfer;
 
 /// How long it waits at a time for a place.
 const REST: Duration = Duration::from_millis(100);
@@ -16,8 +16,7 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Takes in bytes as they come, and hands their place over with what is made of them.
 pub struct Intake {
-    admission: Admission,
-    arrival: Arc<Arrival>,
+    arrival: Arc<Transfer>,
     permit: Option<Permit>,
     wait: Duration,
     until: Until,
@@ -25,8 +24,8 @@ pub struct Intake {
 
 impl Intake {
     /// Of the body that arrives, waiting at most so long for a place, and not once it is time to end.
-    pub fn new(admission: Admission, arrival: Arc<Arrival>, wait: Duration, until: Until) -> Self {
-        Self { admission, arrival, permit: None, wait, until }
+    pub fn new(arrival: Arc<Transfer>, wait: Duration, until: Until) -> Self {
+        Self { arrival, permit: None, wait, until }
     }
 
     /// Takes in so many bytes more, as soon as there is a place for them.
@@ -38,14 +37,16 @@ impl Intake {
         loop {
             let taken = match &mut self.permit {
                 Some(permit) => permit.grow(0, bytes),
-                None => self.admission.admit(0, bytes).map(|permit| self.permit = Some(permit)),
+                None => {
+                    self.arrival.beside().admission().admit(0, bytes).map(|permit| self.permit = Some(permit))
+                }
             };
             match taken {
                 Err(overloaded) if began.elapsed() >= self.wait => return Err(overloaded.into()),
                 Err(_) => {
                     // A place may come by itself, when batches in hand are done.
                     if began.elapsed() >= ASK_AFTER {
-                        self.arrival.incoming().ask(self.admission.missing(bytes));
+                        self.arrival.beside().make_room(bytes);
                     }
                     self.until.unless(rest()).await?;
                 }
@@ -82,13 +83,15 @@ async fn rest() -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::incoming::Incoming;
+    use crate::admission::Admission;
+    use crate::transfer::Transfers;
 
     #[tokio::test]
     async fn it_waits_for_a_place_and_not_for_ever() {
         let admission = Admission::new(1, 10);
-        let (arrival, wait) = (Arc::new(Incoming::default().arrival()), Duration::from_millis(300));
-        let mut intake = Intake::new(admission.clone(), arrival, wait, Until::default());
+        let (arrival, wait) =
+            (Transfers::new(admission.clone(), Duration::MAX).begin(), Duration::from_millis(300));
+        let mut intake = Intake::new(Arc::new(arrival), wait, Until::default());
         intake.take(4).await.unwrap();
         intake.take(5).await.unwrap();
         intake.give_back(1);

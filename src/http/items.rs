@@ -301,7 +301,7 @@ async fn page(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(InvalidValue::Limit(limit).into());
     }
-    let (mut items, mut place): (Vec<Item>, _) = (Vec::new(), app.replies.admit(0, 0)?);
+    let (mut items, mut place): (Vec<Item>, _) = (Vec::new(), app.replies.admit(0).await?);
     let size = |item: &Item| {
         let vector = item.vector.as_ref().map_or(0, |vector| size_of_val(vector.as_slice()));
         item.metadata.as_str().len() + vector
@@ -311,7 +311,7 @@ async fn page(
         let listing = app.store.list(collection.clone(), after, wanted, vectors);
         let found = trace::part("store list", listing).await?;
         let more = found.len() == wanted;
-        place.grow(0, found.iter().map(size).sum())?;
+        app.replies.grow(&mut place, found.iter().map(size).sum()).await?;
         items.extend(found);
         after = items.last().filter(|_| more).map(|item| item.id.clone());
         if !more || items.len() == limit || place.bytes() >= PAGE_BYTES {

@@ -4,10 +4,9 @@ mod tensor;
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use latentd_model::Manifest;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,9 +17,11 @@ use self::tensor::{INPUT, OUTPUT};
 pub use self::tensor::{Infer, InferRequest};
 use super::apart::take_apart;
 use super::extract::{Path, read_body};
+use super::held;
 use super::input::{embed_inputs, given_inputs};
 use super::openai::{check_model, of_picture};
 use super::problem::Problem;
+use super::stored::NUMBER;
 use crate::app::{App, AppState};
 
 /// The header that says where the JSON of a body ends and its tensors begin.
@@ -83,7 +84,7 @@ async fn live() -> StatusCode {
 /// Whether requests are taken, for the Open Inference Protocol
 #[utoipa::path(get, path = "/v2/health/ready", tag = "inference", responses((status = 200, description = "They are"), (status = 503, description = "They are not", body = Problem, content_type = "application/problem+json")))]
 async fn ready(State(app): State<AppState>) -> Result<StatusCode, Problem> {
-    app.ready().map(|()| StatusCode::OK)
+    Ok(app.ready().map(|()| StatusCode::OK)?)
 }
 
 /// The encoder, for the Open Inference Protocol
@@ -108,7 +109,7 @@ async fn model_version(
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "inference", params(("name" = String, Path, description = "`<name>-v<N>`, or `<name>`")), responses((status = 200, description = "It does"), (status = 404, description = "Another one serves", body = Problem, content_type = "application/problem+json"), (status = 503, description = "It does not", body = Problem, content_type = "application/problem+json")))]
 async fn model_ready(State(app): State<AppState>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     metadata(&app, &name, None)?;
-    app.ready().map(|()| StatusCode::OK)
+    Ok(app.ready().map(|()| StatusCode::OK)?)
 }
 
 /// Whether a version of the encoder takes requests, for the Open Inference Protocol
@@ -118,7 +119,7 @@ async fn model_version_ready(
     Path((name, version)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     metadata(&app, &name, Some(&version))?;
-    app.ready().map(|()| StatusCode::OK)
+    Ok(app.ready().map(|()| StatusCode::OK)?)
 }
 
 /// Embed pictures, by the Open Inference Protocol
@@ -209,13 +210,14 @@ async fn run(
     for (index, outcome) in embed_inputs(&embedder, inputs).await?.into_iter().enumerate() {
         rows.push(outcome.map_err(|error| of_picture(index, error))?.embedding);
     }
-    let model = (name, manifest.version.to_string());
-    let written = tensor::write(model, id, &rows, manifest.output.dim, binary);
-    let mut response = Body::from(written.bytes).into_response();
+    let (name, version, dim) = (name.to_owned(), manifest.version.to_string(), manifest.output.dim);
+    let size = rows.len() * dim * if binary { size_of::<f32>() } else { NUMBER };
+    let write = move || Ok(tensor::write((name, version), id, &rows, dim, binary));
+    let (mut response, json_length) = held::written(app, size, write).await?;
     let headers = response.headers_mut();
-    let kind = if written.json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let kind = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    if let Some(length) = written.json_length {
+    if let Some(length) = json_length {
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));
     }
     Ok(response)

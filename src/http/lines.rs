@@ -110,7 +110,7 @@ mod tests {
     use super::super::until::Until;
     use super::*;
     use crate::admission::Admission;
-    use crate::incoming::Incoming;
+    use crate::transfer::Transfers;
     use axum::body::Body;
     use std::convert::Infallible;
     use std::sync::Arc;
@@ -118,8 +118,8 @@ mod tests {
 
     fn lines_of(body: Body, admission: &Admission) -> Lines {
         let (wait, until) = (Duration::from_secs(1), Until::default());
-        let arrival = Arc::new(Incoming::default().arrival());
-        let intake = Intake::new(admission.clone(), arrival.clone(), wait, until.clone());
+        let arrival = Arc::new(Transfers::new(admission.clone(), Duration::MAX).begin());
+        let intake = Intake::new(arrival.clone(), wait, until.clone());
         Lines::new(Pieces::new(body, arrival, wait, until), 4, intake)
     }
 

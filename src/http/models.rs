@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use axum::extract::State;
-use latentd_model::{Contract, Manifest};
+use latentd_model::{Artefact, Contract, Manifest};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -109,7 +109,7 @@ fn listed(manifest: &Manifest) -> ModelEntry {
 }
 
 fn entry(path: &Path) -> ModelEntry {
-    match locate::manifest(path) {
+    match Artefact::manifest_of(path) {
         Ok(manifest) => listed(&manifest),
         Err(error) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

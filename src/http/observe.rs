@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -32,79 +32,109 @@ const MAX_ERROR_TEXT: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
+/// What a request's log line and metrics say whose client left before it was answered, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
 /// The middleware.
 pub async fn observe(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
     let id = taken_over(request.headers()).unwrap_or_else(new_id);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let matched = request.extensions().get::<MatchedPath>().cloned();
     let who = Who::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(who.clone());
     let logged = tracing::info_span!("request", id);
-    let span = RequestSpan::begin(&app, &request);
-    let response = match Deadline::of(request.headers(), app.config.request_timeout()) {
+    let seen = Seen {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        route: request.extensions().get::<MatchedPath>().cloned(),
+        id,
+        who,
+        started: Instant::now(),
+        span: RequestSpan::begin(&app, &request),
+        app,
+        told: false,
+    };
+    let response = match Deadline::of(request.headers(), seen.app.config.request_timeout()) {
         Ok(deadline) => {
             // Dropped at its deadline, the handler's future takes its pictures out of the queues.
-            let work =
-                trace::within(span.as_ref().map(RequestSpan::record), next.run(request).instrument(logged));
+            let record = seen.span.as_ref().map(RequestSpan::record);
+            let work = trace::within(record, next.run(request).instrument(logged));
             let answered = tokio::time::timeout(deadline.limit, work).await;
-            answered.unwrap_or_else(|_| deadline.passed(app.admission.retry_after()).into_response())
+            answered.unwrap_or_else(|_| deadline.passed(seen.app.admission.retry_after()).into_response())
         }
         Err(problem) => problem.into_response(),
     };
-    let response = finish(response, &id, &method, &path).await;
-    let (took, status) = (started.elapsed(), response.status().as_u16());
-    // Unknown paths share one label, or a scanner would fill the memory with series.
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    app.metrics.request(route, method_label(&method), status, took);
-    let trace_id = span.as_ref().map(RequestSpan::trace_id);
-    let trace = trace_id.as_deref();
-    log(
-        &app,
-        &response,
-        &Line { method: &method, path: &path, route, id: &id, key: who.name(), trace, took },
-    );
-    if let Some(span) = span {
-        let (route, key) = (matched.as_ref().map(MatchedPath::as_str), who.name());
-        span.end(&app, &response, &Answered { method: &method, path: &path, route, id: &id, key, took });
-    }
+    let response = finish(response, &seen.id, &seen.method, &seen.path).await;
+    seen.answered(&response);
     response
 }
 
-/// What the log tells of a request: never its body, its query or its key.
-struct Line<'a> {
-    method: &'a Method,
-    path: &'a str,
-    route: &'a str,
-    id: &'a str,
-    /// The name of the key.
-    key: Option<&'a str>,
-    /// The id of the trace, where there is one.
-    trace: Option<&'a str>,
-    took: Duration,
+/// A request, told of once: when it is answered, or when its client has left before.
+struct Seen {
+    app: AppState,
+    method: Method,
+    path: String,
+    route: Option<MatchedPath>,
+    id: String,
+    who: Who,
+    started: Instant,
+    span: Option<RequestSpan>,
+    told: bool,
 }
 
-fn log(app: &AppState, response: &Response, line: &Line<'_>) {
-    let &Line { method, path, route, id, key, trace, took } = line;
+impl Seen {
+    fn answered(mut self, response: &Response) {
+        self.tell(response);
+    }
+
+    fn tell(&mut self, response: &Response) {
+        self.told = true;
+        let span = self.span.take();
+        let answered = Answered {
+            method: &self.method,
+            path: &self.path,
+            route: self.route.as_ref().map(MatchedPath::as_str),
+            id: &self.id,
+            key: self.who.name(),
+            took: self.started.elapsed(),
+        };
+        log(&self.app, response, &answered, span.as_ref().map(RequestSpan::trace_id).as_deref());
+        if let Some(span) = span {
+            span.end(&self.app, response, &answered);
+        }
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        if !self.told {
+            let mut none = Response::default();
+            *none.status_mut() = StatusCode::from_u16(CLIENT_LEFT).unwrap_or(StatusCode::BAD_REQUEST);
+            self.tell(&none);
+        }
+    }
+}
+
+/// Counts an answer and logs a line: never its body, its query or its key.
+fn log(app: &AppState, response: &Response, answered: &Answered<'_>, trace_id: Option<&str>) {
+    let &Answered { method, path, route, id, key, took } = answered;
     let (status, ms) = (response.status().as_u16(), took.as_micros() as f64 / 1e3);
+    // Unknown paths share one label, or a scanner would fill the memory with series.
+    app.metrics.request(route.unwrap_or("unmatched"), method_label(method), status, took);
     let code = response.extensions().get::<Problem>().map(|problem| problem.code.as_ref());
     let busy = matches!(
         response.status(),
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::GATEWAY_TIMEOUT
     );
     if let (Some(code), true) = (code, busy) {
-        app.metrics
-            .counter("latentd_rejected_total", vec![metrics::Label::new("code", code.to_owned())])
-            .increment(1);
+        app.metrics.rejected(code);
     }
     let path: String = path.chars().take(200).collect();
-    if matches!(route, "/livez" | "/readyz" | "/metrics") {
-        tracing::debug!(%method, path, status, ms, id, key, trace_id = trace, "request");
+    if matches!(route, Some("/livez" | "/readyz" | "/metrics")) {
+        tracing::debug!(%method, path, status, ms, id, key, trace_id, "request");
     } else if response.status().is_server_error() {
-        tracing::warn!(%method, path, status, ms, id, key, code, trace_id = trace, "request");
+        tracing::warn!(%method, path, status, ms, id, key, code, trace_id, "request");
     } else {
-        tracing::info!(%method, path, status, ms, id, key, code, trace_id = trace, "request");
+        tracing::info!(%method, path, status, ms, id, key, code, trace_id, "request");
     }
 }
 

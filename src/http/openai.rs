@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::extract::State;
+use axum::response::Response;
 use latentd_model::Manifest;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -15,11 +16,12 @@ use super::encoding::{Encoding, Vector};
 use super::extract::{MediaType, Payload, parse_json};
 use super::given::Given;
 use super::input::{Inputs, ItemError, embed_inputs, given_inputs, image_from_text};
-use super::json;
 use super::problem::Problem;
+use super::stored::NUMBER;
+use super::{held, json};
 use crate::app::AppState;
 use crate::config::MAX_IMAGES;
-use crate::embedder::Embedded;
+use crate::outcome::Embedded;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -129,10 +131,7 @@ struct Usage {
         (status = 503, description = "Overloaded, not ready, or shutting down; see retry-after", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn embeddings(
-    State(app): State<AppState>,
-    payload: Payload,
-) -> Result<axum::Json<EmbeddingsReply>, Problem> {
+async fn embeddings(State(app): State<AppState>, payload: Payload) -> Result<Response, Problem> {
     if payload.media != MediaType::Json {
         let detail = "this route takes application/json only; /embed takes picture files";
         return Err(Problem::new(
@@ -162,7 +161,8 @@ async fn embeddings(
         data.push(EmbeddingView { object: "embedding", index, embedding: encoding.encode(&embedding).0 });
     }
     let (model, usage) = (manifest.full_name(), Usage::default());
-    Ok(axum::Json(EmbeddingsReply { object: "list", data, model, usage }))
+    let size = data.len() * dim * NUMBER;
+    held::json(&app, size, EmbeddingsReply { object: "list", data, model, usage }).await
 }
 
 /// Reads the body: what is asked for, and the pictures.

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use super::extract::gave_way;
 use super::problem::Problem;
 use super::until::Until;
-use crate::incoming::Arrival;
+use crate::transfer::Transfer;
 
 /// Parts that the time for an item is counted in. Of a time when nobody asked for the next piece, since there was enough
 /// to do, no more than such a part counts.
@@ -24,13 +24,13 @@ pub struct Pieces {
     /// How much of it the item that is being read has waited.
     waited: Duration,
     until: Until,
-    arrival: Arc<Arrival>,
+    arrival: Arc<Transfer>,
 }
 
 impl Pieces {
     /// Of a body that is waited for at most `wait` from one of its items to the next, in however many pieces they come;
     /// not at all once it is time to end, or others want its place.
-    pub fn new(body: Body, arrival: Arc<Arrival>, wait: Duration, until: Until) -> Self {
+    pub fn new(body: Body, arrival: Arc<Transfer>, wait: Duration, until: Until) -> Self {
         Self { body, wait, waited: Duration::ZERO, until, arrival }
     }
 
@@ -63,7 +63,7 @@ impl Pieces {
                     Problem::bad_request("body_incomplete", detail)
                 })?;
                 if let Ok(data) = frame.into_data() {
-                    arrival.came(data.len());
+                    arrival.moved(data.len());
                     return Ok(Some(data));
                 }
             }
@@ -107,14 +107,15 @@ fn too_slow(wait: Duration) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::incoming::Incoming;
+    use crate::admission::Admission;
     use crate::shutdown::Shutdown;
+    use crate::transfer::Transfers;
     use axum::http::HeaderMap;
     use futures::StreamExt;
     use std::convert::Infallible;
 
-    fn arrival() -> Arc<Arrival> {
-        Arc::new(Incoming::default().arrival())
+    fn arrival() -> Arc<Transfer> {
+        Arc::new(Transfers::new(Admission::new(1, 1), Duration::MAX).begin())
     }
 
     #[tokio::test]

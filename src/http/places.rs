@@ -1,16 +1,14 @@
 //! Places: how many connections there may be. When all are taken, the one that has been idle longest gives its own up, so
 //! that nobody is kept out by connections that only stay open.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::response::Response;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::mapped::mapped;
+use super::guarded::guarded;
+use crate::roster::{Member, Presence, Roster};
 
 /// Shortest time without a request after which a connection is idle: its client is hardly about to send one just then.
 const IDLE: Duration = Duration::from_secs(1);
@@ -26,39 +24,35 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Places {
     free: Arc<Semaphore>,
     most: usize,
-    seats: Mutex<HashMap<u64, Arc<Seat>>>,
-    next: AtomicU64,
+    seats: Roster<Usage>,
 }
 
 impl Places {
     /// So many.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        let free = Arc::new(Semaphore::new(most));
-        Arc::new(Self { free, most, seats: Mutex::default(), next: AtomicU64::new(0) })
+    pub fn new(most: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), most, seats: Roster::default() }
     }
 
     /// Connections that have one.
     #[must_use]
     pub fn taken(&self) -> usize {
-        self.seats.lock().len()
+        self.seats.present()
     }
 
     /// Waits for a place; meanwhile idle connections are asked for theirs, one after another.
-    pub async fn take(self: &Arc<Self>) -> Place {
+    pub async fn take(&self) -> Place {
         let permit = loop {
             if self.free.available_permits() == 0 {
-                self.ask();
+                self.seats.ask(Usage::idle);
             }
             let free = self.free.clone().acquire_owned();
             if let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, free).await {
                 break permit;
             }
         };
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let seat = Arc::new(Seat::new());
-        self.seats.lock().insert(number, seat.clone());
-        Place { seat, number, places: self.clone(), _permit: permit }
+        let new = Usage { working: false, since: Instant::now(), new: true };
+        Place { seat: self.seats.join(new), _permit: permit }
     }
 
     /// Waits until all connections have ended.
@@ -67,107 +61,71 @@ impl Places {
         // It is never closed.
         let _ = self.free.acquire_many(all).await;
     }
-
-    fn ask(&self) {
-        let seats = self.seats.lock();
-        let idle = |seat: &Arc<Seat>| seat.idle().map(|idle| (idle, seat.clone()));
-        if let Some((_, seat)) = seats.values().filter_map(idle).max_by_key(|(idle, _)| *idle) {
-            seat.usage.lock().asked = true;
-            seat.asked.notify_one();
-        }
-    }
 }
 
 /// The place of a connection, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
-    /// What the connection does.
-    pub seat: Arc<Seat>,
-    number: u64,
-    places: Arc<Places>,
+    seat: Presence<Usage>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.places.seats.lock().remove(&self.number);
-    }
-}
-
 /// What a connection does, told by itself.
-#[derive(Debug)]
-pub struct Seat {
-    usage: Mutex<Usage>,
-    asked: Notify,
-}
-
 #[derive(Debug)]
 struct Usage {
     working: bool,
     since: Instant,
     /// No request has come yet.
     new: bool,
-    asked: bool,
 }
 
-impl Seat {
-    fn new() -> Self {
-        let usage = Usage { working: false, since: Instant::now(), new: true, asked: false };
-        Self { usage: Mutex::new(usage), asked: Notify::new() }
+impl Usage {
+    /// For how long there was nothing to do, where that is long.
+    fn idle(&self) -> Option<Duration> {
+        let least = if self.new { IDLE_NEW } else { IDLE };
+        let idle = (!self.working).then(|| self.since.elapsed());
+        idle.filter(|idle| *idle >= least)
     }
+}
 
+impl Place {
     /// Its first request may come from now on.
     pub fn begin(&self) {
-        self.usage.lock().since = Instant::now();
+        self.seat.note(|usage| usage.since = Instant::now());
     }
 
     /// A request has come; it is answered once what this gives is dropped.
-    pub fn work(self: &Arc<Self>) -> Working {
-        let mut usage = self.usage.lock();
-        (usage.working, usage.new) = (true, false);
-        Working(self.clone())
+    pub fn work(&self) -> Working {
+        self.seat.note(|usage| (usage.working, usage.new) = (true, false));
+        Working(self.seat.member().clone())
     }
 
     /// Whether no request has come yet.
     pub fn is_new(&self) -> bool {
-        self.usage.lock().new
+        self.seat.note(|usage| usage.new)
     }
 
     /// Waits until the connection is asked for its place.
     pub async fn asked(&self) {
-        self.asked.notified().await;
-    }
-
-    /// For how long there was nothing to do, where that is long; none when it was asked already.
-    fn idle(&self) -> Option<Duration> {
-        let usage = self.usage.lock();
-        let least = if usage.new { IDLE_NEW } else { IDLE };
-        let idle = (!usage.working && !usage.asked).then(|| usage.since.elapsed());
-        idle.filter(|idle| *idle >= least)
+        self.seat.asked().await;
     }
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct Working(Arc<Seat>);
+pub struct Working(Arc<Member<Usage>>);
 
 impl Working {
     /// Goes on until the reply's body was taken, too.
     #[must_use]
     pub fn until_taken(self, reply: Response) -> Response {
-        reply.map(|body| {
-            mapped(body, move |piece| {
-                let _until_then = &self;
-                piece
-            })
-        })
+        reply.map(|body| guarded(body, self))
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        let mut usage = self.0.usage.lock();
-        (usage.working, usage.since) = (false, Instant::now());
+        self.0.note(|usage| (usage.working, usage.since) = (false, Instant::now()));
     }
 }
 
@@ -177,20 +135,20 @@ mod tests {
 
     fn rested(place: &Place, seconds: u64) {
         let since = Instant::now().checked_sub(Duration::from_secs(seconds));
-        place.seat.usage.lock().since = since.unwrap();
+        place.seat.note(|usage| usage.since = since.unwrap());
     }
 
     #[tokio::test]
     async fn the_longest_idle_is_asked_for_its_place() {
         let places = Places::new(3);
         let (busy, old, older) = (places.take().await, places.take().await, places.take().await);
-        let work = busy.seat.work();
+        let work = busy.work();
         rested(&busy, 90);
         rested(&old, 20);
         rested(&older, 30);
-        assert!(old.seat.is_new() && !busy.seat.is_new());
+        assert!(old.is_new() && !busy.is_new());
         let go = async {
-            older.seat.asked().await;
+            older.asked().await;
             drop(older);
         };
         let (fourth, ()) = tokio::join!(places.take(), go);
@@ -207,7 +165,7 @@ mod tests {
         rested(&stubborn, 30);
         rested(&other, 20);
         let go = async {
-            other.seat.asked().await;
+            other.asked().await;
             drop(other);
         };
         let (_third, ()) = tokio::join!(places.take(), go);

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::admission::Overloaded;
-use crate::embedder::EmbedError;
+use crate::app::NotReady;
+use crate::outcome::EmbedError;
 
 // The strings are boxed, since this is the error of nearly every function here.
 /// An error reply (RFC 9457).
@@ -166,6 +167,17 @@ impl IntoResponse for Problem {
 impl From<Overloaded> for Problem {
     fn from(error: Overloaded) -> Self {
         Self::unavailable("overloaded", error.to_string()).retry_after(error.retry_after)
+    }
+}
+
+impl From<NotReady> for Problem {
+    fn from(error: NotReady) -> Self {
+        let (code, seconds) = match error {
+            NotReady::Starting => ("not_ready", 1),
+            NotReady::EncoderMissing(_) => ("encoder_missing", 5),
+            NotReady::Draining => ("shutting_down", 5),
+        };
+        Self::unavailable(code, error.to_string()).retry_after(Duration::from_secs(seconds))
     }
 }
 

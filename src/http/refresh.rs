@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use latentd_model::Artefact;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -95,7 +96,7 @@ async fn activate(
     let looked_for = name.clone();
     let found = off_thread(usize::MAX, move || {
         let dir = locate::named(&config, std::path::Path::new(&looked_for));
-        Ok(dir.map(|dir| locate::manifest(&dir).map(|manifest| (dir, manifest))))
+        Ok(dir.map(|dir| Artefact::manifest_of(&dir).map(|manifest| (dir, manifest))))
     })
     .await?;
     let Some(found) = found else {

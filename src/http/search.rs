@@ -234,14 +234,15 @@ async fn search(
     let with_vectors = tells_vectors || diversity.matters();
     let most = diversity.candidates(k);
     let mut again = target.depends_on_encoder();
-    let mut vectors = app.replies.admit(0, 0)?;
+    let mut vectors = app.replies.admit(0).await?;
     let (contract, found) = loop {
         let serving = app.embedder().artefact().contract();
         let (vector, contract) = resolve(&app, &collection, target.clone(), permit.clone()).await?;
         if with_vectors {
             // Each of the candidates brings its own.
             let bytes = most * vector.as_slice().len() * size_of::<f32>();
-            vectors.grow(0, bytes.saturating_sub(vectors.bytes()))?;
+            let more = bytes.saturating_sub(vectors.bytes());
+            app.replies.grow(&mut vectors, more).await?;
         }
         let (filter, exclude) = (filter.clone(), exclude.clone());
         let query = store::Query { vector, contract, k: most, filter, exclude, min_score, with_vectors };

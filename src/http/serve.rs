@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::linger::Lingering;
-use super::places::{Place, Places, Seat};
+use super::places::{Place, Places};
 use crate::app::AppState;
 use crate::memory::Keeper;
 use crate::shutdown::Shutdown;
@@ -67,7 +66,7 @@ async fn accept(
     app: &AppState,
     listener: &TcpListener,
     router: &Router,
-    places: &Arc<Places>,
+    places: &Places,
     shutdown: &Shutdown,
 ) {
     loop {
@@ -77,19 +76,14 @@ async fn accept(
             accepted = next_stream(places, listener) => accepted,
         };
         let (stream, place) = accepted;
-        let connection = Connection {
-            app: app.clone(),
-            router: router.clone(),
-            shutdown: shutdown.clone(),
-            seat: place.seat.clone(),
-        };
+        let connection =
+            Connection { app: app.clone(), router: router.clone(), shutdown: shutdown.clone(), place };
         tokio::spawn(async move {
             connection.app.metrics.connections.increment(1.0);
             if let Err(error) = connection.serve(stream).await {
                 tracing::debug!(%error, "a connection broke");
             }
             connection.app.metrics.connections.decrement(1.0);
-            drop(place);
         });
     }
 }
@@ -99,7 +93,7 @@ struct Connection {
     app: AppState,
     router: Router,
     shutdown: Shutdown,
-    seat: Arc<Seat>,
+    place: Place,
 }
 
 impl Connection {
@@ -109,9 +103,9 @@ impl Connection {
         let encrypted = tokio::select! {
             encrypted = accepting => encrypted,
             () = self.shutdown.wait() => None,
-            () = self.seat.asked() => None,
+            () = self.place.asked() => None,
         };
-        self.seat.begin();
+        self.place.begin();
         match encrypted {
             Some(stream) => self.run(stream).await,
             None => Ok(()),
@@ -123,7 +117,7 @@ impl Connection {
         let config = &self.app.config;
         let linger = config.body_timeout().min(LINGER);
         let service = hyper::service::service_fn(|request| {
-            let working = self.seat.work();
+            let working = self.place.work();
             let reply = answer(self.router.clone(), request, linger, self.shutdown.clone());
             async move { reply.await.map(|reply| working.until_taken(reply)) }
         });
@@ -133,10 +127,10 @@ impl Connection {
         tokio::pin!(serving);
         tokio::select! {
             done = &mut serving => return done,
-            () = self.seat.asked() => {
+            () = self.place.asked() => {
                 tracing::debug!("an idle connection gives up its place");
                 // Whoever has sent no request yet has nothing to be told.
-                if self.seat.is_new() {
+                if self.place.is_new() {
                     return Ok(());
                 }
             }
@@ -188,7 +182,7 @@ async fn handshake(accept: Accept<TcpStream>, limit: Duration) -> Option<TlsStre
 }
 
 /// The next connection, once there is a place for it.
-async fn next_stream(places: &Arc<Places>, listener: &TcpListener) -> (TcpStream, Place) {
+async fn next_stream(places: &Places, listener: &TcpListener) -> (TcpStream, Place) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -215,7 +209,7 @@ async fn upkeep(app: AppState) {
         app.metrics.upkeep();
         if tick.is_multiple_of(HEALTH_EVERY) {
             app.embedder().measure_health().await;
-            let busy = app.admission.bytes() + app.replies.bytes() > 0;
+            let busy = app.admission.bytes() + app.replies.admission().bytes() > 0;
             let looked = tokio::task::spawn_blocking(move || {
                 keeper.look(busy);
                 keeper

@@ -116,13 +116,17 @@ pub fn vector(values: Vec<f32>, contract: Option<Contract>) -> Result<(Embedding
             "a \"vector\" needs the \"contract\" of the encoder that made it, as /embed and /info tell it";
         return Err(ItemError::new("missing_contract", message));
     };
+    if values.len() > OutputSpec::MAX_DIM {
+        let message = format!("a vector has at most {} numbers", OutputSpec::MAX_DIM);
+        return Err(ItemError::new("invalid_vector", message));
+    }
     let already = Embedding::from_normalised(values.clone());
     let vector = already.or_else(|_| Embedding::from_unnormalised(values));
     let vector = vector.map_err(|error| ItemError::new("invalid_vector", error.to_string()))?;
     Ok((vector, contract))
 }
 
-/// The numbers of a vector in JSON, each rounded to f32: one that f32 cannot hold becomes infinite, so that it is
+/// The numbers of a vector in JSON, of too many one more than there may be, each rounded to f32: one that f32 cannot hold becomes infinite, so that it is
 /// refused as that item's vector and does not break the JSON around it.
 ///
 /// # Errors

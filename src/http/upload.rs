@@ -126,8 +126,8 @@ impl Source {
 /// A body piece by piece, and the place that it takes.
 fn parts(body: Body, app: &AppState, until: &Until) -> (Pieces, Intake) {
     let wait = app.config.body_timeout();
-    let arrival = Arc::new(app.incoming.arrival());
-    let intake = Intake::new(app.admission.clone(), arrival.clone(), wait, until.clone());
+    let arrival = Arc::new(app.incoming.begin());
+    let intake = Intake::new(arrival.clone(), wait, until.clone());
     (Pieces::new(body, arrival, wait, until.clone()), intake)
 }
 

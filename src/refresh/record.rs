@@ -72,7 +72,8 @@ impl ModelRecord {
     /// Its folder on this machine: `--model` if that has its contract, the one it was activated from, that of its name,
     /// or of its contract.
     fn find(&self, config: &Config) -> Option<PathBuf> {
-        let fits = |dir: &PathBuf| locate::manifest(dir).is_ok_and(|found| found.contract == self.contract);
+        let fits =
+            |dir: &PathBuf| Artefact::manifest_of(dir).is_ok_and(|found| found.contract == self.contract);
         // Another version may tell more of the same encoder.
         let asked = Some(config.model.clone()).filter(|dir| !dir.as_os_str().is_empty() && fits(dir));
         if asked.is_some() {

@@ -201,12 +201,15 @@ impl Work<'_> {
         self.go_on()?;
         let Stale { collection, id, seq, .. } = stale;
         let began = Instant::now();
-        let kept = self.app.store.kept_picture(collection.clone(), id.clone()).await?;
+        let kept = self.app.store.kept_picture(collection.clone(), id.clone()).await;
         let (bytes, original) = match kept {
-            Some(KeptPicture::Original(bytes)) => (bytes, true),
-            Some(KeptPicture::Thumbnail(bytes)) => (bytes, false),
-            // Deleted meanwhile.
-            None => return Ok(Err(format!("{collection}/{id}: gone"))),
+            Ok(Some(KeptPicture::Original(bytes))) => (bytes, true),
+            Ok(Some(KeptPicture::Thumbnail(bytes))) => (bytes, false),
+            // Deleted meanwhile, by itself or with its collection.
+            Ok(None) | Err(StoreError::UnknownCollection(_)) => {
+                return Ok(Err(format!("{collection}/{id}: gone")));
+            }
+            Err(error) => return Err(error.into()),
         };
         let embedded = self.next.embedder.embed(ImageBytes::from(bytes)).await;
         if pace == Pace::Resting && self.app.admission.images() > 0 {

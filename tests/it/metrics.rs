@@ -51,6 +51,14 @@ async fn dashboard_and_alerts_name_metrics_that_exist() {
     let shown: BTreeSet<String> = named.iter().map(|name| base(name)).collect();
     let hidden: Vec<_> = there.iter().map(|name| base(name)).filter(|name| !shown.contains(name)).collect();
     assert!(hidden.is_empty(), "not on the dashboard: {hidden:?}");
+    // The table of the docs has the same.
+    let docs = std::fs::read_to_string(root().join("docs/serving.md")).unwrap();
+    let table = docs.lines().filter(|line| line.starts_with("| `latentd_"));
+    // There is no collector.
+    let told: BTreeSet<String> =
+        table.flat_map(names).filter(|name| !name.starts_with("latentd_spans_")).collect();
+    let measured: BTreeSet<String> = there.iter().map(|name| base(name)).collect();
+    assert_eq!(told, measured);
 
     assert!(value("latentd_embedding_window") >= 40.0);
     assert!((0.1..1.5).contains(&value("latentd_embedding_std")));

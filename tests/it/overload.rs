@@ -123,6 +123,9 @@ async fn pictures_of_clients_that_hung_up_are_dropped() {
     let embedded = fake.embedded.load(Ordering::SeqCst);
     assert!(embedded <= 3, "{embedded}");
     assert_eq!(server.app.admission.images(), 0);
+    let metrics = server.client.get(server.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    let left = "latentd_requests_total{route=\"/embed\",method=\"POST\",status=\"499\"} 6";
+    assert!(metrics.contains(left), "{metrics}");
     server.stop().await;
 }
 
@@ -217,7 +220,7 @@ async fn a_shutdown_finishes_what_was_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_does_not_wait_for_ever() {
-    let fake = Control::slow(Duration::from_secs(3));
+    let fake = Control::slow(Duration::from_secs(30));
     let server = Server::faking(|config| config.shutdown_timeout_ms = 100, &fake).await;
     let asked = tokio::spawn(
         server
@@ -232,7 +235,8 @@ async fn a_shutdown_does_not_wait_for_ever() {
     }
     let began = Instant::now();
     server.stop().await;
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // The run itself is waited for a while, when the embedder closes.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     asked.abort();
 }
 

@@ -271,6 +271,37 @@ async fn only_the_admin_key_changes_it_and_refusals_change_nothing() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_whose_client_leaves_keeps_no_other_out() {
+    let (_, sibling) = models();
+    let server = server().await;
+    let (id, picture) = &pictures()[0];
+    put(&server, id, picture).await;
+    let (client, url) = (server.client.clone(), server.url.clone());
+    let path = format!("/models/{sibling}/activate");
+    // Gone while the encoder is being opened.
+    for limit in [1, 5, 20] {
+        let ask = client.post(server.at(&path)).bearer_auth(KEY).header("x-request-timeout-ms", limit);
+        let status = ask.send().await.unwrap().status().as_u16();
+        assert!(matches!(status, 200 | 202 | 409 | 504), "{status}");
+    }
+    let began = Instant::now();
+    loop {
+        let status = admin(&client, &url, &path).await.status().as_u16();
+        let progress = until_done(&client, &url).await;
+        if server.app.embedder().artefact().manifest().full_name() == sibling {
+            assert_eq!(progress["state"], "done", "{progress}");
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{status} {progress}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let back = admin(&client, &url, "/models/rollback").await;
+    assert!(back.status().is_success(), "{}", back.status());
+    assert_eq!(until_done(&client, &url).await["state"], "done");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn originals_are_embedded_again_exactly() {
     let (models, sibling) = models();

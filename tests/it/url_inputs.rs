@@ -189,13 +189,17 @@ async fn only_so_many_are_fetched_at_once() {
     let from = source(most.clone()).await;
     let server = Server::with(|config| {
         fetching(config, from);
-        config.url_concurrency = 3;
+        config.url_concurrency = 5;
     })
     .await;
-    let urls = vec![format!("http://{from}/slow"); 12];
-    let reply = embed(&server, &urls).await;
-    assert_eq!(vectors(&reply).len(), 12);
-    assert_eq!(most.load(Ordering::SeqCst), 3);
+    let urls = vec![format!("http://{from}/slow"); 6];
+    assert_eq!(vectors(&embed(&server, &urls).await).len(), 6);
+    assert_eq!(most.load(Ordering::SeqCst), 2, "half of them for one request");
+    let three = [embed(&server, &urls), embed(&server, &urls), embed(&server, &urls)];
+    for reply in futures::future::join_all(three).await {
+        assert_eq!(vectors(&reply).len(), 6);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 5);
     server.stop().await;
 }
 

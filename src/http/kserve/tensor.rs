@@ -284,23 +284,15 @@ struct OutputParameters {
     binary_data_size: usize,
 }
 
-/// A reply's body.
-pub struct Written {
-    /// JSON, and the output where it follows.
-    pub bytes: Vec<u8>,
-    /// How long the JSON is, where the output follows it.
-    pub json_length: Option<usize>,
-}
-
-/// Writes an inference response.
+/// Writes an inference response: JSON, and the output where it follows; then how long the JSON is.
 #[must_use]
 pub fn write(
-    (name, version): (&str, String),
+    (model_name, model_version): (String, String),
     id: Option<String>,
     rows: &[Embedding],
     dim: usize,
     binary: bool,
-) -> Written {
+) -> (Vec<u8>, Option<usize>) {
     let mut tensor = Vec::new();
     let (mut parameters, mut data) = (None, None);
     if binary {
@@ -310,12 +302,12 @@ pub fn write(
         data = Some(rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect());
     }
     let output = OutputTensor { name: OUTPUT, datatype: "FP32", shape: [rows.len(), dim], parameters, data };
-    let reply = InferReply { model_name: name.to_owned(), model_version: version, id, outputs: [output] };
+    let reply = InferReply { model_name, model_version, id, outputs: [output] };
     // Texts and finite numbers alone: it cannot fail.
     let mut bytes = serde_json::to_vec(&reply).unwrap_or_default();
     let json_length = (!tensor.is_empty()).then_some(bytes.len());
     bytes.extend(tensor);
-    Written { bytes, json_length }
+    (bytes, json_length)
 }
 
 #[cfg(test)]

@@ -35,6 +35,9 @@ pub struct Embedded {
     pub content: Option<ContentHash>,
 }
 
+/// What becomes of a picture.
+pub type Outcome = Result<Embedded, EmbedError>;
+
 /// Why a picture has no embedding.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EmbedError {
@@ -80,35 +83,4 @@ impl EmbedError {
             Self::Internal => "internal_error",
         }
     }
-}
-
-/// Why the golden check did not pass.
-#[derive(Debug, thiserror::Error)]
-pub enum GoldenCheckError {
-    /// The golden pictures cannot be read.
-    #[error(transparent)]
-    Read(#[from] latentd_model::GoldenError),
-    /// A picture gave no embedding.
-    #[error("golden picture {name}: {source}")]
-    Embed {
-        /// File name.
-        name: String,
-        /// Why.
-        source: EmbedError,
-    },
-    /// A picture gave another embedding.
-    #[error(
-        "golden picture {name} has cosine {cosine:.6} to its expected vector, below {min}: this machine does not give the vectors this artefact was made with"
-    )]
-    Differs {
-        /// File name.
-        name: String,
-        /// What was found.
-        cosine: f32,
-        /// What is asked for.
-        min: f32,
-    },
-    /// There is nothing to check with.
-    #[error("the artefact has no golden pictures")]
-    Empty,
 }
