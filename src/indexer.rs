@@ -42,6 +42,16 @@ pub enum IndexError {
     /// Its picture has no embedding.
     #[error(transparent)]
     Embed(#[from] EmbedError),
+    /// A vector under the contract of the encoder that serves, of another length than its vectors.
+    #[error("the vectors of contract {contract} have {expected} numbers, but this one has {actual}")]
+    Length {
+        /// The contract.
+        contract: Contract,
+        /// Numbers of the encoder's vectors.
+        expected: usize,
+        /// Numbers of this one.
+        actual: usize,
+    },
     /// The store refused it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -53,6 +63,7 @@ impl IndexError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Embed(error) => error.code(),
+            Self::Length { .. } => "dimension_mismatch",
             Self::Store(error) => error.code(),
         }
     }
@@ -77,7 +88,7 @@ pub async fn index(
     body: Option<Arc<Permit>>,
 ) -> Result<Vec<Result<Upserted, IndexError>>, IndexError> {
     let made = make(embedder, entries, keep, body).await?;
-    write(store, collection, made.into_iter().map(|made| made.map_err(IndexError::from))).await
+    write(store, collection, made).await
 }
 
 /// Writes the items that there are in one upsert; each has its own outcome, in order, those that failed before too.
@@ -107,7 +118,7 @@ pub async fn make(
     entries: Vec<Entry>,
     keep: KeepPictures,
     body: Option<Arc<Permit>>,
-) -> Result<Vec<Result<NewItem, EmbedError>>, Overloaded> {
+) -> Result<Vec<Result<NewItem, IndexError>>, Overloaded> {
     let (mut pictures, mut thumbnails) = (Vec::new(), Vec::new());
     for entry in &entries {
         if let Source::Picture(image) = &entry.source {
@@ -122,10 +133,14 @@ pub async fn make(
             thumbnails.push(receiver);
         }
     }
-    let contract = embedder.artefact().contract();
+    let (serving, dim) = (embedder.artefact().contract(), embedder.artefact().manifest().output.dim);
     let embedded = embedder.embed_all_seen(pictures, body).await?;
     let mut pictures = embedded.into_iter().zip(thumbnails);
     let item = |Entry { id, source, metadata }: Entry| match source {
+        // In a collection of their own these would keep all pictures out.
+        Source::Vector(vector, contract) if contract == serving && vector.dim() != dim => {
+            Err(IndexError::Length { contract, expected: dim, actual: vector.dim() })
+        }
         Source::Vector(vector, contract) => {
             let content_hash = ContentHash::of_vector(&vector);
             Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail: None, picture: None })
@@ -134,6 +149,7 @@ pub async fn make(
             let (outcome, mut made) = pictures.next().ok_or(EmbedError::Internal)?;
             let vector = outcome?.embedding;
             let (thumbnail, content_hash) = made.try_recv().map_err(|_| EmbedError::Internal)?;
+            let contract = serving;
             let picture = (keep == KeepPictures::Original).then_some(image.0);
             Ok(NewItem { id, vector, contract, metadata, content_hash, thumbnail, picture })
         }

@@ -16,7 +16,6 @@ use crate::app::{AppState, NotReady};
 use crate::embedder::Embedder;
 use crate::indexer::{self, Entry, IndexError};
 use crate::keys::InFlight;
-use crate::outcome::EmbedError;
 use crate::slots::Slots;
 use crate::store::{CollectionName, NewItem, Upserted};
 
@@ -114,7 +113,6 @@ impl Work {
             let _writing = self.app.writes.read().await;
             // What another one made would be of no use.
             if self.app.embedder().artefact().contract() == embedder.artefact().contract() {
-                let made = made.into_iter().map(|made| made.map_err(IndexError::from));
                 let written = indexer::write(&*self.app.store, self.collection.clone(), made).await?;
                 let _ = turn.after.send(());
                 let written = written.into_iter().map(|written| written.map_err(ItemError::from));
@@ -148,7 +146,7 @@ impl Work {
         embedder: &Embedder,
         entries: &[Entry],
         permit: &Arc<Permit>,
-    ) -> Result<Vec<Result<NewItem, EmbedError>>, Problem> {
+    ) -> Result<Vec<Result<NewItem, IndexError>>, Problem> {
         let (since, keep) = (Instant::now(), self.app.config.keep_pictures);
         loop {
             match indexer::make(embedder, entries.to_vec(), keep, Some(permit.clone())).await {

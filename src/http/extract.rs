@@ -6,9 +6,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
@@ -18,10 +20,24 @@ use crate::app::AppState;
 use crate::trace;
 use crate::transfer::Transfer;
 
-/// `axum::extract::Query` whose rejection is a problem of code `invalid_query`.
-#[derive(Debug, Clone, FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
+/// `axum::extract::Query` whose rejection is a problem of code `invalid_query`, also of what is no text: that would be
+/// read with other letters in the place of its bytes.
+#[derive(Debug, Clone)]
 pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        if percent_decode_str(query).decode_utf8().is_err() {
+            let detail = "the query holds percent-encoded bytes that are no UTF-8";
+            return Err(Problem::bad_request("invalid_query", detail));
+        }
+        let axum::extract::Query(value) = axum::extract::Query::from_request_parts(parts, state).await?;
+        Ok(Self(value))
+    }
+}
 
 /// `axum::extract::Path` whose rejection is a problem of code `invalid_path`.
 #[derive(Debug, Clone, FromRequestParts)]
@@ -47,10 +63,7 @@ pub struct Ready;
 impl FromRequestParts<AppState> for Ready {
     type Rejection = Problem;
 
-    async fn from_request_parts(
-        _parts: &mut axum::http::request::Parts,
-        app: &AppState,
-    ) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(_parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
         Ok(app.ready().map(|()| Self)?)
     }
 }

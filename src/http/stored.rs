@@ -56,6 +56,7 @@ impl From<IndexError> for Problem {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::Embed(error) => error.into(),
+            error @ IndexError::Length { .. } => Self::bad_request(error.code(), error.to_string()),
             IndexError::Store(error) => error.into(),
         }
     }
@@ -80,6 +81,7 @@ impl From<IndexError> for ItemError {
     fn from(error: IndexError) -> Self {
         let message = match &error {
             IndexError::Embed(error) => error.to_string(),
+            IndexError::Length { .. } => error.to_string(),
             IndexError::Store(error) => error.for_clients(),
         };
         Self::new(error.code(), message)

@@ -288,6 +288,8 @@ async fn what_cannot_be_written_is_a_clear_problem() {
         ("/items/a", json!({"vector": [1, 2, 3], "contract": CONTRACT}), 400, "dimension_mismatch"),
         ("/items/a", json!({"vector": [1, 2], "contract": "xyz"}), 400, "invalid_json"),
         ("/items/a", json!({"vector": [1, 2], "contract": CONTRACT, "metadata": 3}), 400, "invalid_metadata"),
+        // Of the encoder that serves, in a collection that is not there yet.
+        ("/items/a?collection=new", json!({"vector": [1, 2], "contract": ours}), 400, "dimension_mismatch"),
         ("/items/a", json!({"metadata": {}}), 400, "invalid_item"),
         ("/items/a", json!({"image": "aGk=", "vector": [1]}), 400, "invalid_item"),
         ("/items/a", json!({"image": "?"}), 400, "invalid_base64"),
@@ -295,6 +297,7 @@ async fn what_cannot_be_written_is_a_clear_problem() {
         ("/items/a", json!({"id": "b", "image": "aGk="}), 400, "invalid_item"),
         ("/items/a?metadata=%7B%7D", vector.clone(), 400, "invalid_query"),
         ("/items/a?colection=x", vector.clone(), 400, "invalid_query"),
+        ("/items/a?collection=%ff", vector.clone(), 400, "invalid_query"),
     ] {
         problem(server.put(path, &body).await, status, code).await;
     }

@@ -302,6 +302,24 @@ async fn one_whose_client_leaves_keeps_no_other_out() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_collection_that_is_dropped_meanwhile_does_not_end_it() {
+    let (_, sibling) = models();
+    let server = server().await;
+    for (id, picture) in &pictures()[..20] {
+        put(&server, id, picture).await;
+        put(&server, &format!("{id}?collection=going"), picture).await;
+    }
+    admin(&server.client, &server.url, &format!("/models/{sibling}/activate")).await;
+    // Its items are in hand already, behind those of the other.
+    let dropped = server.client.delete(server.at("/collections/going")).send().await.unwrap();
+    assert_eq!(dropped.status(), 204);
+    let progress = until_done(&server.client, &server.url).await;
+    assert_eq!(progress["state"], "done", "{progress}");
+    assert_eq!(server.app.embedder().artefact().manifest().full_name(), sibling);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn originals_are_embedded_again_exactly() {
     let (models, sibling) = models();
