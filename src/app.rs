@@ -83,7 +83,7 @@ const SLOW_BODY: Duration = Duration::from_secs(1);
 
 /// The same for a reply. The kernel takes a reply in lumps as large as a third of what it keeps for the client, of which
 /// one that reads slowly makes few a minute.
-const SLOW_REPLY: Duration = Duration::from_secs(5);
+const SLOW_REPLY: Duration = Duration::from_secs(10);
 
 /// Listings of near-duplicates at once.
 const LISTINGS: usize = 8;

@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+
+/// How long one that was asked counts as about to go.
+const GOING: Duration = Duration::from_secs(1);
 
 /// Who is present. Clones share one roster.
 #[derive(Debug)]
@@ -33,7 +37,11 @@ impl<T> Roster<T> {
     /// One more, doing this at first; present until what this gives is dropped.
     #[must_use]
     pub fn join(&self, does: T) -> Presence<T> {
-        let member = Arc::new(Member { does: Mutex::new(does), asked: CancellationToken::new() });
+        let member = Arc::new(Member {
+            does: Mutex::new(does),
+            asked: CancellationToken::new(),
+            asked_at: OnceLock::new(),
+        });
         let mut list = self.0.lock();
         let number = list.next;
         list.next += 1;
@@ -65,10 +73,10 @@ impl<T> Roster<T> {
         let (mut going, mut left) = (0usize, 0usize);
         for member in list.all.values() {
             let does = member.does.lock();
-            match member.asked.is_cancelled() {
-                true => going += holds(&does),
-                false if cost(&does).is_some() => left += holds(&does),
-                false => {}
+            match member.asked_at.get() {
+                Some(since) if since.elapsed() < GOING => going += holds(&does),
+                None if cost(&does).is_some() => left += holds(&does),
+                _ => {}
             }
         }
         if going >= missing {
@@ -85,15 +93,16 @@ impl<T> Roster<T> {
 
 impl<T> List<T> {
     fn ask<C: PartialOrd>(&self, cost: impl Fn(&T) -> Option<C>) {
-        let mut costliest: Option<(C, &CancellationToken)> = None;
-        for member in self.all.values().filter(|member| !member.asked.is_cancelled()) {
+        let mut costliest: Option<(C, &Member<T>)> = None;
+        for member in self.all.values().filter(|member| member.asked_at.get().is_none()) {
             let Some(cost) = cost(&member.does.lock()) else { continue };
             if costliest.as_ref().is_none_or(|(most, _)| cost > *most) {
-                costliest = Some((cost, &member.asked));
+                costliest = Some((cost, member));
             }
         }
-        if let Some((_, asked)) = costliest {
-            asked.cancel();
+        if let Some((_, member)) = costliest {
+            member.asked_at.get_or_init(Instant::now);
+            member.asked.cancel();
         }
     }
 }
@@ -103,6 +112,7 @@ impl<T> List<T> {
 pub struct Member<T> {
     does: Mutex<T>,
     asked: CancellationToken,
+    asked_at: OnceLock<Instant>,
 }
 
 impl<T> Member<T> {
@@ -185,5 +195,10 @@ mod tests {
         assert_eq!(asked(), [false, true, false]);
         assert!(room(21) && !room(31));
         assert_eq!(asked(), [true, true, false]);
+        // For a while: one that does not go keeps nobody from asking the next.
+        busy.note(|does| *does = 40);
+        tokio::time::sleep(GOING).await;
+        assert!(room(30));
+        assert_eq!(asked(), [true; 3]);
     }
 }

@@ -157,6 +157,7 @@ impl Held {
                 transfer.asked().await;
                 tracing::debug!("a reply that is not read gives up its place");
                 drop(rest.lock().take());
+                transfer.holds(0);
             }
         });
         Self { rest, _waits: transfer.waits(), transfer, giving_way: giving_way.abort_handle() }
@@ -250,6 +251,8 @@ mod tests {
         assert!(replies.admit(70).await.is_err());
         let place = replies.admit(50).await.unwrap();
         assert_eq!(replies.admission().bytes(), 90);
+        // It holds nothing any more, though its connection may be stuck for a while.
+        assert!(!replies.make_room(60));
         assert!(unread.frame().await.unwrap().is_err());
         assert!(read.frame().await.unwrap().is_ok());
         drop((place, unread, read));

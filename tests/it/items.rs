@@ -219,13 +219,15 @@ async fn replies_that_nobody_reads_are_bounded() {
         }
         let refused = problem(reply, 503, "overloaded").await;
         assert!(refused["detail"].as_str().unwrap().contains("ask again, or for less"), "{refused}");
-        assert!(began.elapsed().as_secs() < 10);
+        assert!(began.elapsed().as_secs() < 60);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     let mut ended = Vec::new();
     for stream in &mut unread {
         let mut read = Vec::new();
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut read)).await;
+        let all = tokio::time::timeout(std::time::Duration::from_secs(60), stream.read_to_end(&mut read));
+        // Broken off, by an end or a reset.
+        let _ = all.await.unwrap();
         ended.push(read.len() < 14 << 20);
     }
     assert!(ended.contains(&true), "{ended:?}");

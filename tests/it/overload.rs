@@ -110,9 +110,9 @@ async fn only_the_poisoned_picture_of_a_run_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pictures_of_clients_that_hung_up_are_dropped() {
-    let fake = Control::slow(Duration::from_millis(400));
+    let fake = Control::slow(Duration::from_millis(2500));
     let server = Server::faking(|config| config.max_batch = 1, &fake).await;
-    let impatient = reqwest::Client::builder().timeout(Duration::from_millis(150)).build().unwrap();
+    let impatient = reqwest::Client::builder().timeout(Duration::from_millis(1500)).build().unwrap();
     let ask = || {
         impatient.post(server.at("/embed")).header("content-type", "image/jpeg").body(example("hat-1")).send()
     };

@@ -2,6 +2,10 @@
 
 use super::{DecodeError, DecodeLimits, ImageKind, check_size, vp8l};
 
+/// What a WebP's first byte of an extended header says.
+const ANIMATION: u8 = 0x02;
+const ALPHA: u8 = 0x10;
+
 /// Refuses a file in which a frame is larger than allowed. One that cannot be found is left to the decoder.
 pub(super) fn check(kind: ImageKind, bytes: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
     match kind {
@@ -48,26 +52,37 @@ fn check_webp(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Looks at the lossless data that a decoder may take: the first of the file, and that of the first frame.
+/// Looks at the lossless data that the decoder takes: that of the file, or that of an animation's first frame.
 fn check_lossless(file: &[u8], limits: &DecodeLimits) -> Result<(), DecodeError> {
     let first = |name: &[u8; 4]| chunks(file).find(|(found, _)| found == name);
-    let canvas = first(b"VP8X").and_then(|(_, content)| sides(content.get(4..)?));
-    for (name, content) in [first(b"VP8L"), first(b"ALPH")].into_iter().flatten() {
-        check_groups(name, content, &[canvas], limits)?;
+    match chunks(file).next() {
+        Some((b"VP8L", data)) => check_groups((b"VP8L", data), None, limits),
+        Some((b"VP8X", canvas)) => {
+            let flags = canvas.first().copied().unwrap_or_default();
+            let frame = first(b"ANMF").map_or(&[][..], |(_, content)| content);
+            let mut of_frame = chunks(frame.get(16..).unwrap_or_default()).take(2);
+            if flags & ANIMATION != 0 {
+                let size = frame.get(6..).and_then(sides);
+                return of_frame.next().map_or(Ok(()), |chunk| check_groups(chunk, size, limits));
+            }
+            // Of a frame where there is none of its own, although nothing says that there are any.
+            let mut find = |name| first(name).or_else(|| of_frame.find(|(found, _)| found == name));
+            let size = canvas.get(4..).and_then(sides);
+            match (find(b"VP8L"), flags & ALPHA) {
+                (Some(data), _) => check_groups(data, size, limits),
+                (None, 0) => Ok(()),
+                (None, _) => find(b"ALPH").map_or(Ok(()), |chunk| check_groups(chunk, size, limits)),
+            }
+        }
+        _ => Ok(()),
     }
-    let frame = first(b"ANMF").map_or(&[][..], |(_, content)| content);
-    let size = frame.get(6..).and_then(sides);
-    for (name, content) in chunks(frame.get(16..).unwrap_or_default()).take(2) {
-        check_groups(name, content, &[canvas, size], limits)?;
-    }
-    Ok(())
 }
 
-/// Refuses lossless data, or transparency in that form of one of these sizes, that has more groups of codes than taken.
+/// Refuses a chunk of lossless data, or of transparency in that form and of this size, that has more groups of codes
+/// than taken.
 fn check_groups(
-    name: &[u8],
-    content: &[u8],
-    sizes: &[Option<(u32, u32)>],
+    (name, content): (&[u8], &[u8]),
+    size: Option<(u32, u32)>,
     limits: &DecodeLimits,
 ) -> Result<(), DecodeError> {
     let corrupt = |reason: String| Err(DecodeError::Corrupt { reason });
@@ -82,11 +97,10 @@ fn check_groups(
             Some(_) => Ok(()),
         }
     };
-    match (name, content) {
-        (b"VP8L", data) => vp8l::size(data).map_or(Ok(()), |size| check(size, &|| vp8l::groups(data))),
-        (b"ALPH", [how, data @ ..]) if how & 3 == 1 => {
-            let sizes = sizes.iter().flatten();
-            sizes.copied().try_for_each(|size| check(size, &|| vp8l::groups_of_alpha(data, size.0, size.1)))
+    match (name, content, size) {
+        (b"VP8L", data, _) => vp8l::size(data).map_or(Ok(()), |size| check(size, &|| vp8l::groups(data))),
+        (b"ALPH", [how, data @ ..], Some(size)) if how & 3 == 1 => {
+            check(size, &|| vp8l::groups_of_alpha(data, size.0, size.1))
         }
         _ => Ok(()),
     }
@@ -164,7 +178,7 @@ mod tests {
             let file = [&b"RIFF\0\0\0\0WEBP"[..], &chunks.concat()].concat();
             check(ImageKind::WebP, &file, &DecodeLimits::default()).map_err(|error| error.to_string())
         };
-        let canvas = chunk(b"VP8X", &[0; 10]);
+        let canvas = |flags, side| chunk(b"VP8X", &[flags, 0, 0, 0, side, 0, 0, side, 0, 0]);
         for (last, fits) in [(0, true), (4095, true), (4096, false), (65_535, false)] {
             let data = vp8l::tests::naming(last);
             // Transparency has no head of its own.
@@ -173,14 +187,27 @@ mod tests {
             let frame = |inner: &[u8]| chunk(b"ANMF", &[&[0; 16][..], inner].concat());
             for chunks in [
                 vec![data.clone()],
-                vec![canvas.clone(), alpha.clone(), lossy(1, 1)],
-                vec![canvas.clone(), frame(&data)],
-                vec![canvas.clone(), frame(&[alpha, lossy(1, 1)].concat())],
+                vec![canvas(0, 0), data.clone()],
+                vec![canvas(ALPHA, 0), alpha.clone(), lossy(1, 1)],
+                vec![canvas(ANIMATION, 9), frame(&data)],
+                vec![canvas(ANIMATION, 9), frame(&[alpha.clone(), lossy(1, 1)].concat())],
+                vec![canvas(0, 0), frame(&data)],
             ] {
                 let outcome = check(&chunks);
                 assert_eq!(outcome.is_ok(), fits, "{last}: {outcome:?}");
                 assert!(fits || outcome.unwrap_err().contains("groups of codes"));
             }
+        }
+        // What the decoder does not take is not looked at.
+        let many = vp8l::tests::naming(65_535);
+        let alpha = chunk(b"ALPH", &[&[1][..], &many[5..]].concat());
+        let many = chunk(b"VP8L", &many);
+        for chunks in [
+            vec![lossy(1, 1), many.clone()],
+            vec![canvas(0, 0), lossy(1, 1), alpha.clone()],
+            vec![canvas(ANIMATION, 9), chunk(b"ANMF", &[&[0; 16][..], &lossy(1, 1), &many].concat()), many],
+        ] {
+            assert_eq!(check(&chunks), Ok(()));
         }
         let cut = chunk(b"VP8L", &vp8l::tests::naming(7)[..8]);
         assert!(check(&[cut]).unwrap_err().contains("cannot be read"));

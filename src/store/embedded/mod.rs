@@ -222,15 +222,15 @@ impl EmbeddedStore {
         // Not on the searches' own threads, which others wait for.
         let linkers = Arc::clone(&self.linkers);
         self.pool.spawn(move || {
-            // One that nobody waits for any more takes up the queue until its turn comes.
-            let _permit = permit;
+            // One that nobody waits for any more counts until its turn comes.
             if sender.is_closed() {
-                return;
+                return drop(permit);
             }
             let gone = || sender.is_closed();
             let search = std::panic::AssertUnwindSafe(|| collection.index.search_until(&query, &gone));
             let found = std::panic::catch_unwind(search);
             let sound = found.is_ok();
+            drop(permit);
             // The caller may go while the search runs, which then breaks off and shows nothing.
             let told = sender.send(found.map_err(|_| StoreError::Internal("a search panicked"))).is_ok();
             if sound && told && collection.index.samples() {
