@@ -311,9 +311,18 @@ async fn a_collection_that_is_dropped_meanwhile_does_not_end_it() {
         put(&server, &format!("{id}?collection=going"), picture).await;
     }
     admin(&server.client, &server.url, &format!("/models/{sibling}/activate")).await;
-    // Its items are in hand already, behind those of the other.
-    let dropped = server.client.delete(server.at("/collections/going")).send().await.unwrap();
-    assert_eq!(dropped.status(), 204);
+    // Its items are in hand already, behind those of the other. Just while the encoders are exchanged, a store that
+    // several processes share takes no deletion.
+    let began = Instant::now();
+    loop {
+        let dropped = server.client.delete(server.at("/collections/going")).send().await.unwrap();
+        if dropped.status() == 204 {
+            break;
+        }
+        problem(dropped, 503, "encoder_changing").await;
+        assert!(began.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let progress = until_done(&server.client, &server.url).await;
     assert_eq!(progress["state"], "done", "{progress}");
     assert_eq!(server.app.embedder().artefact().manifest().full_name(), sibling);
