@@ -106,7 +106,7 @@ pub async fn write(
         false => trace::part("store upsert", store.upsert(collection, items)).await?,
     };
     let lost = || StoreError::Internal("an item got no answer").into();
-    Ok(slots.fill(written.into_iter().map(|outcome| outcome.map_err(IndexError::from)), lost))
+    Ok(slots.fill(written, lost))
 }
 
 /// The items of entries, with the vectors and thumbnails of their pictures.

@@ -17,12 +17,12 @@ impl<E> Slots<E> {
     }
 
     /// The outcomes of the sound items, in order, among the others; `lost` for each that is missing.
-    pub fn fill<T>(
+    pub fn fill<T, F: Into<E>>(
         self,
-        outcomes: impl IntoIterator<Item = Result<T, E>>,
+        outcomes: impl IntoIterator<Item = Result<T, F>>,
         lost: impl Fn() -> E,
     ) -> Vec<Result<T, E>> {
-        let mut outcomes = outcomes.into_iter();
+        let mut outcomes = outcomes.into_iter().map(|outcome| outcome.map_err(Into::into));
         let outcome = |slot: Option<E>| match slot {
             Some(error) => Err(error),
             None => outcomes.next().unwrap_or_else(|| Err(lost())),

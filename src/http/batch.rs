@@ -115,7 +115,6 @@ impl Work {
             if self.app.embedder().artefact().contract() == embedder.artefact().contract() {
                 let written = indexer::write(&*self.app.store, self.collection.clone(), made).await?;
                 let _ = turn.after.send(());
-                let written = written.into_iter().map(|written| written.map_err(ItemError::from));
                 return Ok(ids.into_iter().zip(slots.fill(written, ItemError::lost)).collect());
             }
         }

@@ -174,8 +174,7 @@ pub async fn post_items(
     let (embedder, keep) = (app.embedder(), app.config.keep_pictures);
     let written =
         indexer::index(&embedder, &*app.store, collection.clone(), entries, keep, Some(permit)).await?;
-    let outcomes =
-        slots.fill(written.into_iter().map(|outcome| outcome.map_err(ItemError::from)), ItemError::lost);
+    let outcomes = slots.fill(written, ItemError::lost);
     let result =
         |(index, (id, outcome)): (usize, (Option<String>, Result<Upserted, ItemError>))| match outcome {
             Ok(Upserted { created, seq, .. }) => {

@@ -80,8 +80,9 @@ pub struct Pair {
 /// Goes through the items in the order of their ids, page by page, and pairs each with those of greater ids that
 /// are at least as similar as the threshold, the 100 nearest at most. An item that has as many is paired with its
 /// nearest of a lesser id too, so that none is left out; such a pair may come twice. A page may have no pairs, and
-/// ends early when a quarter of the time that a request may take has passed, or its pairs take 8 MiB; the last one has no `next`. In a
-/// collection that is searched through a graph, pairs are found as neighbours are (see `latentd store recall`).
+/// ends early when a quarter of the time that a request may take has passed, or its pairs take 8 MiB; the last one has
+/// no `next`. In a collection that is searched through a graph, pairs are found as neighbours are (see `latentd store
+/// recall`).
 #[utoipa::path(
     get, path = "/duplicates", tag = "search", params(DuplicatesQuery),
     responses(

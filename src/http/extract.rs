@@ -64,7 +64,8 @@ impl FromRequestParts<AppState> for Ready {
     type Rejection = Problem;
 
     async fn from_request_parts(_parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
-        Ok(app.ready().map(|()| Self)?)
+        app.ready()?;
+        Ok(Self)
     }
 }
 

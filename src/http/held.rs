@@ -69,9 +69,6 @@ pub async fn json<T: Serialize + Send + 'static>(
     size: usize,
     value: T,
 ) -> Result<Response, Problem> {
-    if size as u64 <= FREE {
-        return Ok(axum::Json(value).into_response());
-    }
     let write = move || {
         let mut text = Vec::with_capacity(size);
         serde_json::to_writer(&mut text, &value).map_err(|_| Problem::internal())?;
@@ -167,7 +164,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.giving_way.abort();
-        // Which goes some time.
+        // The task holds it too, until the runtime gets round to ending it.
         drop(self.rest.lock().take());
     }
 }

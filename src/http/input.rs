@@ -266,7 +266,7 @@ pub async fn embed_inputs(
     let mut embedded = embedder.embed_all(images, Some(permit)).await?;
     match embedded.pop_if(|outcome| single && outcome.is_err()) {
         Some(Err(error)) => Err(error.into()),
-        _ => Ok(slots.fill(embedded.into_iter().map(|one| one.map_err(ItemError::from)), ItemError::lost)),
+        _ => Ok(slots.fill(embedded, ItemError::lost)),
     }
 }
 

@@ -23,7 +23,7 @@ use super::stored::{self, Include, ItemView, unknown_item};
 use crate::admission::Permit;
 use crate::app::{App, AppState};
 use crate::indexer::{self, Entry, Source};
-use crate::store::{CollectionName, ContentHash, InvalidValue, Item, ItemId, MAX_PAGE, Metadata};
+use crate::store::{CollectionName, ContentHash, InvalidValue, Item, ItemId, MAX_PAGE, Metadata, PAGE_BYTES};
 use crate::trace;
 
 /// The routes of this resource.
@@ -242,8 +242,6 @@ fn default_limit() -> usize {
 
 /// Items of a page that are read at a time.
 const AT_A_TIME: usize = 100;
-/// Bytes of metadata and vectors after which a page ends.
-const PAGE_BYTES: usize = 8 << 20;
 
 /// A page of items.
 #[derive(Debug, Serialize, ToSchema)]

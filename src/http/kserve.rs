@@ -84,7 +84,8 @@ async fn live() -> StatusCode {
 /// Whether requests are taken, for the Open Inference Protocol
 #[utoipa::path(get, path = "/v2/health/ready", tag = "inference", responses((status = 200, description = "They are"), (status = 503, description = "They are not", body = Problem, content_type = "application/problem+json")))]
 async fn ready(State(app): State<AppState>) -> Result<StatusCode, Problem> {
-    Ok(app.ready().map(|()| StatusCode::OK)?)
+    app.ready()?;
+    Ok(StatusCode::OK)
 }
 
 /// The encoder, for the Open Inference Protocol
@@ -109,7 +110,8 @@ async fn model_version(
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "inference", params(("name" = String, Path, description = "`<name>-v<N>`, or `<name>`")), responses((status = 200, description = "It does"), (status = 404, description = "Another one serves", body = Problem, content_type = "application/problem+json"), (status = 503, description = "It does not", body = Problem, content_type = "application/problem+json")))]
 async fn model_ready(State(app): State<AppState>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     metadata(&app, &name, None)?;
-    Ok(app.ready().map(|()| StatusCode::OK)?)
+    app.ready()?;
+    Ok(StatusCode::OK)
 }
 
 /// Whether a version of the encoder takes requests, for the Open Inference Protocol
@@ -119,7 +121,8 @@ async fn model_version_ready(
     Path((name, version)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     metadata(&app, &name, Some(&version))?;
-    Ok(app.ready().map(|()| StatusCode::OK)?)
+    app.ready()?;
+    Ok(StatusCode::OK)
 }
 
 /// Embed pictures, by the Open Inference Protocol

@@ -42,7 +42,7 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(who.clone());
     let logged = tracing::info_span!("request", id);
-    let seen = Seen {
+    let mut seen = Seen {
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         route: request.extensions().get::<MatchedPath>().cloned(),
@@ -64,7 +64,7 @@ pub async fn observe(State(app): State<AppState>, mut request: Request, next: Ne
         Err(problem) => problem.into_response(),
     };
     let response = finish(response, &seen.id, &seen.method, &seen.path).await;
-    seen.answered(&response);
+    seen.tell(&response);
     response
 }
 
@@ -82,10 +82,6 @@ struct Seen {
 }
 
 impl Seen {
-    fn answered(mut self, response: &Response) {
-        self.tell(response);
-    }
-
     fn tell(&mut self, response: &Response) {
         self.told = true;
         let span = self.span.take();

@@ -128,8 +128,8 @@ pub fn vector(values: Vec<f32>, contract: Option<Contract>) -> Result<(Embedding
     Ok((vector, contract))
 }
 
-/// The numbers of a vector in JSON, of too many one more than there may be, each rounded to f32: one that f32 cannot hold becomes infinite, so that it is
-/// refused as that item's vector and does not break the JSON around it.
+/// The numbers of a vector in JSON, of too many one more than there may be, each rounded to f32: one that f32 cannot
+/// hold becomes infinite, so that it is refused as that item's vector and does not break the JSON around it.
 ///
 /// # Errors
 /// When there are no numbers.

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 
-use super::{CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, Query, Store, StoreError};
+use super::{
+    CollectionName, InvalidValue, Item, ItemId, MAX_PAGE, Neighbour, PAGE_BYTES, Query, Store, StoreError,
+};
 
 /// Near items of one item that are looked at.
 pub const MOST: usize = 100;
 /// Items of a page that are read at a time.
 const AT_A_TIME: usize = 100;
-/// Bytes of a page's pairs after which it ends.
-const PAGE_BYTES: usize = 8 << 20;
 /// Searches of one listing at a time: other searches wait no longer than for these.
 const TOGETHER: usize = 2;
 

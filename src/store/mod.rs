@@ -37,6 +37,8 @@ pub use types::{
 pub const MAX_BULK: usize = 10_000;
 /// Most items of one page of [`Store::list`].
 pub const MAX_PAGE: usize = 1000;
+/// Bytes of what was found after which a page ends.
+pub const PAGE_BYTES: usize = 8 << 20;
 
 /// What a call gives in time.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;

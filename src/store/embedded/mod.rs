@@ -224,7 +224,7 @@ impl EmbeddedStore {
         self.pool.spawn(move || {
             // One that nobody waits for any more counts until its turn comes.
             if sender.is_closed() {
-                return drop(permit);
+                return;
             }
             let gone = || sender.is_closed();
             let search = std::panic::AssertUnwindSafe(|| collection.index.search_until(&query, &gone));
